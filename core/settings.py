@@ -1,0 +1,118 @@
+"""The only reader of the environment: every ``TEXTMILL_*`` variable, validated and frozen."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated, Literal
+
+import platformdirs
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from textmill.core.errors import ConfigurationError
+
+MAX_SOCKET_PATH_BYTES = 100  # sockaddr_un holds 108 with its NUL; kombu adds to ours
+
+
+class Settings(BaseSettings):
+    """How this process reaches its services and how it works; units are in the names."""
+
+    model_config = SettingsConfigDict(env_prefix="TEXTMILL_", frozen=True, extra="ignore")
+
+    home: Path = Field(
+        default_factory=lambda: Path(platformdirs.user_data_dir("textmill")),
+        description="data folder of the embedded services: SQLite file, logs, locks",
+    )
+    database_url: str | None = Field(
+        default=None, description="SQLAlchemy URL (default: SQLite in the data folder)"
+    )
+    broker_url: str | None = Field(
+        default=None, description="redis:// or rediss:// URL (default: the bundled Valkey)"
+    )
+    plugins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="comma-separated modules that register further tasks"
+    )
+    slots: int = Field(default=4, ge=1, le=256, description="chunks a worker holds at once")
+    lease_seconds: float = Field(
+        default=60, gt=0, description="how long a claim lasts without a renewal"
+    )
+    sweep_seconds: float = Field(default=5, gt=0, description="pause between two sweeps")
+    drain_seconds: float = Field(
+        default=30, ge=0, description="how long a stopping worker may finish what runs"
+    )
+    max_batch_tokens: int | None = Field(
+        default=None, ge=1, description="padded tokens per batch (default: by device)"
+    )
+    max_model_memory_gb: float | None = Field(
+        default=None, gt=0, description="memory for loaded models (default: half of the device's)"
+    )
+    load_timeout_seconds: float = Field(
+        default=900, gt=0, description="a model load that takes longer counts as hung"
+    )
+    batch_timeout_seconds: float = Field(
+        default=300, gt=0, description="a batch that takes longer counts as hung"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["console", "json"] = "console"
+
+    @field_validator("plugins", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("home")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @property
+    def embedded_broker(self) -> bool:
+        """True if the bundled Valkey server is to be used."""
+        return self.broker_url is None
+
+    @property
+    def runtime_dir(self) -> Path:
+        """A folder with a path short enough for a socket, one per data folder and user."""
+        digest = hashlib.sha256(os.fsencode(self.home)).hexdigest()[:10]
+        base = os.environ.get("XDG_RUNTIME_DIR", "")
+        short = Path(base) if base and os.path.isdir(base) else Path(tempfile.gettempdir())
+        if len(os.fsencode(short)) + 50 > MAX_SOCKET_PATH_BYTES:
+            short = Path("/tmp")
+        return short / f"textmill-{os.getuid()}-{digest}"
+
+    @property
+    def socket_path(self) -> Path:
+        """The private socket of the bundled Valkey server."""
+        return self.runtime_dir / "valkey.sock"
+
+    @property
+    def effective_broker_url(self) -> str:
+        """The URL as kombu wants it."""
+        return self.broker_url or f"redis+socket://{self.socket_path}"
+
+    @property
+    def effective_database_url(self) -> str:
+        """The database's URL; PostgreSQL always through psycopg 3."""
+        if self.database_url is None:
+            return f"sqlite:///{self.home / 'textmill.db'}"
+        for prefix in ("postgresql://", "postgres://"):
+            if self.database_url.startswith(prefix):
+                return "postgresql+psycopg://" + self.database_url.removeprefix(prefix)
+        return self.database_url
+
+
+def load_settings(**overrides: object) -> Settings:
+    """The settings of this process; raises ConfigurationError that names each wrong variable."""
+    try:
+        return Settings(**{k: v for k, v in overrides.items() if v is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        problems = "; ".join(
+            f"TEXTMILL_{str(detail['loc'][0]).upper()}={detail['input']!r}: {detail['msg']}"
+            for detail in error.errors(include_url=False)
+        )
+        raise ConfigurationError(f"wrong setting: {problems}") from None

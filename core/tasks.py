@@ -1,0 +1,119 @@
+"""The tasks a job can ask for: their inputs, their parameters, and where their runner lives.
+
+A runner is named by a string, so that a machine without torch can validate every option.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from textmill.core.errors import ConfigurationError, InvalidJobError
+
+
+class TaskParams(BaseModel):
+    """Base of every task's parameters: unknown options are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ClassificationParams(TaskParams):
+    """Options of ``classification``."""
+
+    top_k: int | None = Field(
+        default=None, ge=1, description="keep the K best scores in detail (default: all)"
+    )
+    multi_label: bool | None = Field(
+        default=None,
+        description="independent labels by sigmoid (default: what the model's config says)",
+    )
+    threshold: float = Field(
+        default=0.5, ge=0, le=1, description="multi-label: a label is given from this score on"
+    )
+    on_long: Literal["truncate", "error"] = Field(
+        default="truncate", description="a text over the model's limit is cut, or an error row"
+    )
+    max_length: int | None = Field(
+        default=None, ge=8, description="token limit below the model's own"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One kind of work: its name, input fields, parameters and runner."""
+
+    name: str
+    description: str
+    params: type[TaskParams]
+    runner: str  # "module:Class", imported by workers only
+    inputs: tuple[str, ...] = ("text",)  # the fields a record must have
+    chunk_records: int = 256  # a chunk ends at this many records
+    score_meaning: str = "score"
+
+
+TASKS: dict[str, Task] = {
+    "classification": Task(
+        name="classification",
+        description="one label (or several) and its score for each text",
+        params=ClassificationParams,
+        runner="textmill.workers.runners.classification:ClassificationRunner",
+    ),
+}
+
+
+def register(task: Task) -> None:
+    """Add a task; called by a module named in ``TEXTMILL_PLUGINS``."""
+    TASKS[task.name] = task
+
+
+def load_plugins(modules: Iterable[str]) -> None:
+    """Import the modules that register further tasks."""
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise ConfigurationError(
+                f"TEXTMILL_PLUGINS names {module!r}, which cannot be imported: {error}"
+            ) from error
+
+
+def get_task(name: str) -> Task:
+    """The task of this name; raises InvalidJobError that names the nearest right one."""
+    task = TASKS.get(name)
+    if task is None:
+        raise InvalidJobError(
+            f"unknown task {name!r}; expected one of: {', '.join(sorted(TASKS))}{nearest(name, TASKS)}"
+        )
+    return task
+
+
+def validate_params(task: Task, params: dict[str, Any]) -> TaskParams:
+    """The task's parameters, checked; raises InvalidJobError that names each wrong option."""
+    try:
+        return task.params.model_validate(params)
+    except ValidationError as error:
+        lines = [_explain(task, detail) for detail in error.errors(include_url=False)]
+        raise InvalidJobError("; ".join(lines)) from None
+
+
+def _explain(task: Task, detail: Any) -> str:
+    name = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        known = list(task.params.model_fields)
+        return (
+            f"task {task.name!r} has no option {name!r}; it has: "
+            f"{', '.join(known) or 'none'}{nearest(name, known)}"
+        )
+    message = detail["msg"][0].lower() + detail["msg"][1:]
+    return f"option {name!r} of task {task.name!r} is {detail['input']!r}: {message}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)`` for the closest known name, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

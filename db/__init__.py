@@ -1,0 +1,1 @@
+"""Tables, state changes, dispatch, sweep and queries: all SQL of Textmill."""

@@ -1,0 +1,1 @@
+"""Making jobs: reading inputs, submitting, watching, exporting, and the command line."""

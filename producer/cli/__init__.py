@@ -1,0 +1,1 @@
+"""The console command ``textmill``: one file per noun over the library."""

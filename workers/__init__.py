@@ -1,0 +1,1 @@
+"""Doing jobs: Celery workers, engines that form batches, and runners that wrap models."""

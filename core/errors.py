@@ -4,9 +4,9 @@ from __future__ import annotations
 
 
 class TextmillError(Exception):
-    """Base of all errors whose message is meant for a person; the command line prints it and exits 1."""
+    """Base of all errors whose message is meant for a person."""
 
-    exit_code = 1
+    exit_code = 1  # of the command line, which prints the message and no traceback
 
 
 class InvalidJobError(TextmillError):
@@ -20,7 +20,7 @@ class ConfigurationError(InvalidJobError):
 
 
 class InputError(InvalidJobError):
-    """The input cannot be read as records; the message names the file and, where known, the line."""
+    """The input cannot be read as records; the message names the file and the line."""
 
 
 class JobNotFoundError(InvalidJobError):
@@ -28,15 +28,15 @@ class JobNotFoundError(InvalidJobError):
 
 
 class JobConflictError(InvalidJobError):
-    """The idempotency key belongs to a job with other input, or the job's status forbids the change."""
+    """The key belongs to a job with other input, or the job's status forbids the change."""
 
 
 class ServiceUnavailableError(TextmillError):
-    """The database or the broker does not answer, refuses the login, or has no space; try again later."""
+    """The database or the broker does not answer, refuses the login, or has no space."""
 
 
 class ModelLoadError(TextmillError):
-    """A model cannot be loaded as what the task needs; the message says what was found and expected."""
+    """A model cannot be loaded as what the task needs; the message says what was found."""
 
 
 class RetryableError(TextmillError):

@@ -80,7 +80,7 @@ class Settings(BaseSettings):
         """A folder with a path short enough for a socket, one per data folder and user."""
         digest = hashlib.sha256(os.fsencode(self.home)).hexdigest()[:10]
         base = os.environ.get("XDG_RUNTIME_DIR", "")
-        short = Path(base) if base and os.path.isdir(base) else Path(tempfile.gettempdir())
+        short = Path(base) if base and Path(base).is_dir() else Path(tempfile.gettempdir())
         if len(os.fsencode(short)) + 50 > MAX_SOCKET_PATH_BYTES:
             short = Path("/tmp")
         return short / f"textmill-{os.getuid()}-{digest}"

@@ -53,7 +53,6 @@ class Task:
     runner: str  # "module:Class", imported by workers only
     inputs: tuple[str, ...] = ("text",)  # the fields a record must have
     chunk_records: int = 256  # a chunk ends at this many records
-    score_meaning: str = "score"
 
 
 TASKS: dict[str, Task] = {
@@ -86,8 +85,9 @@ def get_task(name: str) -> Task:
     """The task of this name; raises InvalidJobError that names the nearest right one."""
     task = TASKS.get(name)
     if task is None:
+        known = ", ".join(sorted(TASKS))
         raise InvalidJobError(
-            f"unknown task {name!r}; expected one of: {', '.join(sorted(TASKS))}{nearest(name, TASKS)}"
+            f"unknown task {name!r}; expected one of: {known}{nearest(name, TASKS)}"
         )
     return task
 

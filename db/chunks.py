@@ -1,0 +1,267 @@
+"""State changes of one chunk: claim, renew, complete, give back. Every UPDATE is guarded.
+
+The guard is the attempt: a worker may write only while the chunk still carries the attempt of its
+own claim. Lock order everywhere: chunks by id, then the job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import (
+    Connection,
+    Row,
+    case,
+    delete,
+    literal,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from textmill.core.errors import RetryableError
+from textmill.core.jobs import ChunkStatus, JobStatus, Record
+from textmill.core.messages import ChunkMessage
+from textmill.db.clock import now
+from textmill.db.dispatch import fill_window
+from textmill.db.jobs import closing_status, fail_job
+from textmill.db.models import chunks, jobs, label_counts, payloads
+from textmill.db.payloads import decode_payload, encode_payload
+from textmill.db.results import ResultRow, write_results
+
+CLAIMABLE = (JobStatus.QUEUED.value, JobStatus.RUNNING.value)
+MIN_ERROR_SAMPLE = 100  # a rate over fewer records says little
+
+
+class LeaseLostError(RetryableError):
+    """The chunk is no longer this worker's: its lease ended, or its job was cancelled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A chunk that this worker holds, with what is needed to process it."""
+
+    chunk_id: int
+    attempt: int
+    worker_id: str
+    crashes: int
+    job: Row[Any]
+    payload: bytes
+
+    @property
+    def records(self) -> list[Record]:
+        """The chunk's records, decoded anew at each call."""
+        return decode_payload(self.payload)
+
+
+@dataclass(slots=True)
+class ChunkOutcome:
+    """All that a processed chunk writes: its rows, the inputs of its error rows, and the counts."""
+
+    rows: list[ResultRow]
+    errors: list[Record]
+    labels: Mapping[str, int]
+    input_tokens: int = 0
+    output_tokens: int = 0
+    device_seconds: float = 0.0
+
+
+def claim_chunk(
+    connection: Connection, chunk_id: int, attempt: int, *, worker_id: str, lease_seconds: float
+) -> Claim | None:
+    """Take a dispatched chunk for a lease; None if the message is late, doubled or overtaken."""
+    claimed = connection.execute(
+        update(chunks)
+        .where(
+            chunks.c.id == chunk_id,
+            chunks.c.attempt == attempt,
+            chunks.c.status == ChunkStatus.DISPATCHED.value,
+            select(literal(1))
+            .where(jobs.c.id == chunks.c.job_id, jobs.c.status.in_(CLAIMABLE))
+            .exists(),
+        )
+        .values(
+            status=ChunkStatus.RUNNING.value,
+            attempt=chunks.c.attempt + 1,
+            lease_owner=worker_id,
+            lease_expires_at=now() + lease_seconds,
+            dispatches=0,
+        )
+        .returning(chunks.c.job_id, chunks.c.attempt, chunks.c.crashes)
+    ).one_or_none()
+    if claimed is None:
+        return None
+    _start_job(connection, claimed.job_id)
+    job = connection.execute(select(jobs).where(jobs.c.id == claimed.job_id)).one()
+    payload = connection.scalar(select(payloads.c.data).where(payloads.c.chunk_id == chunk_id))
+    if payload is None:
+        raise RetryableError(f"chunk {chunk_id} of job {job.id} has no payload")
+    return Claim(chunk_id, claimed.attempt, worker_id, claimed.crashes, job, payload)
+
+
+def _start_job(connection: Connection, job_id: str) -> None:
+    connection.execute(
+        update(jobs)
+        .where(jobs.c.id == job_id, jobs.c.status == JobStatus.QUEUED.value)
+        .values(
+            status=JobStatus.RUNNING.value,
+            started_at=case((jobs.c.started_at.is_(None), now()), else_=jobs.c.started_at),
+        )
+    )
+
+
+def renew_leases(
+    connection: Connection, worker_id: str, *, lease_seconds: float
+) -> set[tuple[int, int]]:
+    """Renew every lease of this worker; returns the (chunk id, attempt) pairs it still holds."""
+    held = (
+        select(chunks.c.id)
+        .where(chunks.c.lease_owner == worker_id, chunks.c.status == ChunkStatus.RUNNING.value)
+        .order_by(chunks.c.id)
+        .with_for_update()
+    )
+    renewed = connection.execute(
+        update(chunks)
+        .where(
+            chunks.c.id.in_(held),
+            chunks.c.lease_owner == worker_id,
+            chunks.c.status == ChunkStatus.RUNNING.value,
+        )
+        .values(lease_expires_at=now() + lease_seconds)
+        .returning(chunks.c.id, chunks.c.attempt)
+    )
+    return {(row.id, row.attempt) for row in renewed}
+
+
+def complete_chunk(
+    connection: Connection, claim: Claim, outcome: ChunkOutcome, *, window: int
+) -> list[ChunkMessage]:
+    """Write a processed chunk in one transaction and return what to publish after its commit.
+
+    Order: the fence, the results, the payload, the job's counters and closing, the label counts,
+    the job's window. Raises LeaseLostError, and so writes nothing, if the fence does not hold.
+    """
+    _pass_fence(connection, claim)
+    write_results(connection, claim.job.id, outcome.rows)
+    _keep_error_inputs(connection, claim.chunk_id, outcome.errors)
+    job = _count_records(connection, claim, outcome)
+    _count_labels(connection, claim.job.id, outcome.labels)
+    if _too_many_errors(job):
+        fail_job(connection, job.id, _error_rate_reason(job))
+        return []
+    return fill_window(connection, job.id, window)
+
+
+def _pass_fence(connection: Connection, claim: Claim) -> None:
+    passed = connection.execute(
+        update(chunks)
+        .where(
+            chunks.c.id == claim.chunk_id,
+            chunks.c.attempt == claim.attempt,
+            chunks.c.status == ChunkStatus.RUNNING.value,
+        )
+        .values(status=ChunkStatus.DONE.value, lease_owner=None, lease_expires_at=None)
+    )
+    if passed.rowcount != 1:
+        raise LeaseLostError(f"chunk {claim.chunk_id}: attempt {claim.attempt} was overtaken")
+
+
+def _keep_error_inputs(connection: Connection, chunk_id: int, errors: Sequence[Record]) -> None:
+    """The payload goes; only the inputs of error records stay, for ``retry``."""
+    own = payloads.c.chunk_id == chunk_id
+    if errors:
+        connection.execute(update(payloads).where(own).values(data=encode_payload(errors)))
+    else:
+        connection.execute(delete(payloads).where(own))
+
+
+def _count_records(connection: Connection, claim: Claim, outcome: ChunkOutcome) -> Row[Any]:
+    """Add to the job's counters and, in the same UPDATE, close it if this was the last chunk."""
+    done = jobs.c.done_records + len(outcome.rows) - len(outcome.errors)
+    errors = jobs.c.error_records + len(outcome.errors)
+    is_last = (done + errors == jobs.c.total_records) & (jobs.c.status != JobStatus.FAILED.value)
+    job = connection.execute(
+        update(jobs)
+        .where(jobs.c.id == claim.job.id, jobs.c.status != JobStatus.CANCELLED.value)
+        .values(
+            done_records=done,
+            error_records=errors,
+            input_tokens=jobs.c.input_tokens + outcome.input_tokens,
+            output_tokens=jobs.c.output_tokens + outcome.output_tokens,
+            device_seconds=jobs.c.device_seconds + outcome.device_seconds,
+            status=case((is_last, closing_status(errors)), else_=jobs.c.status),
+            finished_at=case((is_last, now()), else_=jobs.c.finished_at),
+        )
+        .returning(jobs)
+    ).one_or_none()
+    if job is None:
+        raise LeaseLostError(f"job {claim.job.id} was cancelled")
+    return job
+
+
+def _count_labels(connection: Connection, job_id: str, labels: Mapping[str, int]) -> None:
+    if not labels:
+        return
+    sqlite = connection.dialect.name == "sqlite"
+    upsert = sqlite_insert(label_counts) if sqlite else postgresql_insert(label_counts)
+    connection.execute(
+        upsert.on_conflict_do_update(
+            index_elements=["job_id", "label"],
+            set_={"records": label_counts.c.records + upsert.excluded.records},
+        ),
+        [{"job_id": job_id, "label": label, "records": n} for label, n in labels.items()],
+    )
+
+
+def _too_many_errors(job: Row[Any]) -> bool:
+    if job.max_error_rate is None:
+        return False
+    processed = job.done_records + job.error_records
+    sample = max(processed, min(job.total_records, MIN_ERROR_SAMPLE))
+    return bool(job.error_records > job.max_error_rate * sample)
+
+
+def _error_rate_reason(job: Row[Any]) -> str:
+    processed = job.done_records + job.error_records
+    return (
+        f"{job.error_records:,} of the first {processed:,} records are errors, "
+        f"over the limit of {job.max_error_rate:.1%} (--max-error-rate)"
+    )
+
+
+def give_back(connection: Connection, worker_id: str) -> int:
+    """Return every chunk of a worker that stops or died to pending; how many there were."""
+    held = (
+        select(chunks.c.id)
+        .where(chunks.c.lease_owner == worker_id, chunks.c.status == ChunkStatus.RUNNING.value)
+        .order_by(chunks.c.id)
+        .with_for_update()
+    )
+    returned = connection.execute(
+        update(chunks)
+        .where(chunks.c.id.in_(held), chunks.c.lease_owner == worker_id)
+        .values(status=ChunkStatus.PENDING.value, lease_owner=None, lease_expires_at=None)
+    )
+    return returned.rowcount
+
+
+def give_back_chunk(connection: Connection, claim: Claim, reason: str) -> bool:
+    """Return one claimed chunk to pending after a failure of the system; False if not held."""
+    returned = connection.execute(
+        update(chunks)
+        .where(
+            chunks.c.id == claim.chunk_id,
+            chunks.c.attempt == claim.attempt,
+            chunks.c.status == ChunkStatus.RUNNING.value,
+        )
+        .values(
+            status=ChunkStatus.PENDING.value,
+            lease_owner=None,
+            lease_expires_at=None,
+            error=reason,
+        )
+    )
+    return returned.rowcount == 1

@@ -1,0 +1,28 @@
+"""The database's clock: leases compare its time with its time, never with a worker's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Float
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+
+
+class now(FunctionElement[float]):  # noqa: N801 - reads as the SQL function it is
+    """Seconds since 1970 at the moment the statement runs (not at its transaction's start)."""
+
+    type = Float()
+    inherit_cache = True
+    name = "now"
+
+
+@compiles(now, "postgresql")
+def _postgresql(element: now, compiler: Any, **kw: Any) -> str:
+    return "EXTRACT(EPOCH FROM clock_timestamp())::double precision"
+
+
+@compiles(now, "sqlite")
+def _sqlite(element: now, compiler: Any, **kw: Any) -> str:
+    # unixepoch('subsec') is NULL before SQLite 3.42, which would make leases that never expire.
+    return "((julianday('now') - 2440587.5) * 86400.0)"

@@ -1,0 +1,145 @@
+"""The tables. No ORM classes: every state change is a guarded UPDATE, written in its own module.
+
+There are no foreign keys: a foreign key makes PostgreSQL lock the job's row for each chunk written,
+against the lock order (chunks, then job), and slows the bulk write of results. All timestamps are
+seconds since 1970 in UTC, from the database's clock (see ``clock.py``).
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+metadata = MetaData()
+
+JsonColumn = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+AutoId = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER autoincrements on SQLite
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", String(16), primary_key=True, comment="sorts by time of submission"),
+    Column("name", Text, comment="given with --name, or the input's file name"),
+    Column("task", Text, nullable=False),
+    Column("model", Text, nullable=False, comment="hub id, or absolute path of a folder"),
+    Column("revision", Text),
+    Column("dtype", Text, nullable=False),
+    Column("params", JsonColumn, nullable=False, comment="the task's parameters, validated"),
+    Column("extra_columns", JsonColumn, nullable=False, comment="input columns kept in extra"),
+    Column("queue", Text, nullable=False),
+    Column("priority", Text, nullable=False, comment="high, normal or low"),
+    Column("status", Text, nullable=False),
+    Column("total_records", BigInteger, nullable=False, server_default=text("0")),
+    Column("done_records", BigInteger, nullable=False, server_default=text("0")),
+    Column("error_records", BigInteger, nullable=False, server_default=text("0")),
+    Column("input_tokens", BigInteger, nullable=False, server_default=text("0")),
+    Column("output_tokens", BigInteger, nullable=False, server_default=text("0")),
+    Column("device_seconds", Float, nullable=False, server_default=text("0")),
+    Column("max_error_rate", Float, comment="share of error records that fails the job, 0 to 1"),
+    Column("created_at", Float, nullable=False),
+    Column("queued_at", Float, comment="all records are in SQL"),
+    Column("started_at", Float, comment="first claim"),
+    Column("finished_at", Float),
+    Column("purged_at", Float),
+    Column("load_expires_at", Float, comment="lease of the producer that loads it"),
+    Column("error", Text, comment="why the job failed"),
+    Column("key", Text, unique=True, comment="idempotency key"),
+    Column("input_hash", LargeBinary, comment="SHA-256 of records, task, model and params"),
+)
+
+chunks = Table(
+    "chunks",
+    metadata,
+    Column("id", AutoId, primary_key=True, autoincrement=True),
+    Column("job_id", String(16), nullable=False),
+    Column("status", Text, nullable=False),
+    Column("records", Integer, nullable=False, comment="how many records it holds"),
+    Column("attempt", Integer, nullable=False, server_default=text("0"), comment="claims so far"),
+    Column("crashes", Integer, nullable=False, server_default=text("0")),
+    Column("dispatches", Integer, nullable=False, server_default=text("0")),
+    Column("lease_owner", Text, comment="id of the worker that holds it"),
+    Column("lease_expires_at", Float),
+    Column("dispatched_at", Float),
+    Column("error", Text, comment="why its last attempt came to nothing"),
+    Index("ix_chunks_job", "job_id", "status", "id"),
+    Index("ix_chunks_lease", "status", "lease_expires_at"),
+)
+
+payloads = Table(
+    "payloads",
+    metadata,
+    Column("chunk_id", AutoId, primary_key=True, autoincrement=False),
+    Column("data", LargeBinary, nullable=False, comment="records; of a done chunk: its errors'"),
+)
+
+results = Table(
+    "results",
+    metadata,
+    Column("job_id", String(16), primary_key=True),
+    Column("record_index", BigInteger, primary_key=True, autoincrement=False),
+    Column("record_id", Text, nullable=False),
+    Column("text", Text),
+    Column("text_hash", LargeBinary(16)),
+    Column("label", Text),
+    Column("score", Float),
+    Column("output", Text),
+    Column("vector", LargeBinary),
+    Column("detail", JsonColumn),
+    Column("error_code", Text),
+    Column("error_message", Text),
+    Column("extra", JsonColumn, comment="the other columns of the input"),
+    Column("input_tokens", Integer),
+    Column("output_tokens", Integer),
+    Index("ix_results_label", "job_id", "label", "score"),
+    Index("ix_results_record_id", "job_id", "record_id"),
+    Index(
+        "ix_results_error",
+        "job_id",
+        "error_code",
+        sqlite_where=text("error_code IS NOT NULL"),
+        postgresql_where=text("error_code IS NOT NULL"),
+    ),
+    sqlite_with_rowid=False,
+)
+
+label_counts = Table(
+    "label_counts",
+    metadata,
+    Column("job_id", String(16), primary_key=True),
+    Column("label", Text, primary_key=True),
+    Column("records", BigInteger, nullable=False),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", Text, primary_key=True, comment="host:pid:random"),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("device", Text, nullable=False),
+    Column("slots", Integer, nullable=False),
+    Column("queues", JsonColumn, nullable=False),
+    Column("models", JsonColumn, nullable=False, comment="models loaded now"),
+    Column("started_at", Float, nullable=False),
+    Column("last_seen", Float, nullable=False),
+)
+
+sweeps = Table(
+    "sweeps",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("swept_at", Float, nullable=False, comment="decides which worker sweeps next"),
+)

@@ -1,0 +1,70 @@
+"""Result rows: the bulk write of a completed chunk, and the queries people ask.
+
+The write is the hot path of the whole product: COPY on PostgreSQL, one prepared multi-row insert
+on SQLite, both below SQLAlchemy's per-row machinery.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import orjson
+from sqlalchemy import Connection
+
+HASH_BYTES = 16
+
+
+class ResultRow(NamedTuple):
+    """One row of ``results`` but for its job, in the order the bulk write sends the columns."""
+
+    record_index: int
+    record_id: str
+    text: str | None = None
+    text_hash: bytes | None = None
+    label: str | None = None
+    score: float | None = None
+    output: str | None = None
+    vector: bytes | None = None
+    detail: str | None = None  # JSON text
+    error_code: str | None = None
+    error_message: str | None = None
+    extra: str | None = None  # JSON text
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+COLUMNS = ("job_id", *ResultRow._fields)
+
+
+def hash_text(value: str) -> bytes:
+    """The 16-byte BLAKE2b digest by which equal texts are found."""
+    return hashlib.blake2b(value.encode(), digest_size=HASH_BYTES).digest()
+
+
+def to_json(value: Any) -> str | None:
+    """JSON text for a JSON column, or NULL."""
+    return None if value is None else orjson.dumps(value).decode()
+
+
+def write_results(connection: Connection, job_id: str, rows: Sequence[ResultRow]) -> None:
+    """Insert the rows of one chunk; a second row for a record is an IntegrityError."""
+    if not rows:
+        return
+    cursor = connection.connection.cursor()
+    try:
+        if connection.dialect.name == "sqlite":
+            marks = ", ".join("?" * len(COLUMNS))
+            statement = f"INSERT INTO results ({', '.join(COLUMNS)}) VALUES ({marks})"
+            cursor.executemany(statement, [(job_id, *row) for row in rows])
+        else:
+            _copy(cursor, job_id, rows)
+    finally:
+        cursor.close()
+
+
+def _copy(cursor: Any, job_id: str, rows: Sequence[ResultRow]) -> None:
+    with cursor.copy(f"COPY results ({', '.join(COLUMNS)}) FROM STDIN") as copy:
+        for row in rows:
+            copy.write_row((job_id, *row))

@@ -1,0 +1,54 @@
+"""Which schema the database has, and bringing it to the one this version needs (Alembic)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy import inspect, text
+
+from textmill.core.errors import ServiceUnavailableError
+from textmill.core.settings import Settings
+from textmill.db.session import Database
+
+HEAD = "0001"  # the newest file in migrations/versions; a test holds it to that
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def current_revision(database: Database) -> str | None:
+    """The database's revision; None if it has no Textmill tables."""
+    with database.read() as connection:
+        if not inspect(connection).has_table("alembic_version"):
+            return None
+        found = connection.scalar(text("SELECT version_num FROM alembic_version"))
+        return None if found is None else str(found)
+
+
+def upgrade(database: Database, revision: str = "head") -> None:
+    """Run the migrations up to ``revision``, in one transaction: all or none of them."""
+    from alembic import command  # 0.1 s to import, needed once in a database's life
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    with database.write() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+
+
+def ensure_schema(database: Database, settings: Settings) -> None:
+    """Make the embedded SQLite file's tables; for any other database only look.
+
+    Raises ServiceUnavailableError that says which command brings the schema up to date.
+    """
+    revision = current_revision(database)
+    if revision == HEAD:
+        return
+    if settings.database_url is None and (revision is None or revision < HEAD):
+        upgrade(database)
+        return
+    found = "no Textmill tables" if revision is None else f"schema {revision}"
+    newer = revision is not None and revision > HEAD
+    todo = "install the newer Textmill that made it" if newer else "run `textmill db upgrade`"
+    raise ServiceUnavailableError(
+        f"the database has {found}; this version needs schema {HEAD}: {todo}"
+    )

@@ -1,0 +1,208 @@
+"""Opening the database: one `Database` a process, short transactions, bounded retries.
+
+The same code runs on SQLite and PostgreSQL; everything that differs between them is in this file,
+``clock.py`` and the bulk write in ``results.py``.
+"""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import orjson
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
+
+from textmill.core.errors import ConfigurationError, ServiceUnavailableError
+from textmill.core.settings import Settings
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+RETRIED_SQLSTATES = {"40001", "40P01", "55P03"}  # serialization, deadlock, lock not available
+RETRIES = 8
+POSTGRESQL_CONNECT_ARGS = {
+    "connect_timeout": 5,
+    "application_name": "textmill",
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+}
+SQLITE_PRAGMAS = (  # busy_timeout first: setting WAL on a busy file would fail otherwise
+    "PRAGMA busy_timeout = 15000",
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = NORMAL",
+    "PRAGMA cache_size = -65536",
+    "PRAGMA wal_autocheckpoint = 4000",
+    "PRAGMA temp_store = MEMORY",
+)
+
+
+class Database:
+    """A connection pool and the way transactions are run on it."""
+
+    def __init__(
+        self, url: str, *, pool_size: int = 5, transaction_seconds: float | None = None
+    ) -> None:
+        self.url = url
+        self.engine = _make_engine(url, pool_size, transaction_seconds)
+        self.is_sqlite = self.engine.dialect.name == "sqlite"
+
+    @classmethod
+    def open(
+        cls, settings: Settings, *, pool_size: int = 5, transaction_seconds: float | None = None
+    ) -> Database:
+        """The database the settings name; ``migrations.ensure_schema`` looks at its tables.
+
+        ``transaction_seconds`` bounds each transaction on PostgreSQL. Workers set it below the
+        lease: one that is stopped inside a transaction must not block the chunk's new owner.
+        """
+        return cls(
+            settings.effective_database_url,
+            pool_size=pool_size,
+            transaction_seconds=transaction_seconds,
+        )
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A read transaction; keep it short, SQLite cannot reset its log under a long one."""
+        with self._explained(), self.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A write transaction, committed on leaving; not retried, so prefer ``transact``."""
+        with (
+            self._explained(),
+            self.engine.connect().execution_options(textmill_write=True) as connection,
+            connection.begin(),
+        ):
+            yield connection
+
+    def transact(
+        self,
+        change: Callable[Concatenate[Connection, P], R],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> R:
+        """Run ``change(connection, …)`` in a write transaction; again after a deadlock.
+
+        Raises ServiceUnavailableError if the database cannot be reached or refuses the write.
+        """
+        for retry in range(RETRIES):
+            try:
+                with (
+                    self.engine.connect().execution_options(textmill_write=True) as connection,
+                    connection.begin(),
+                ):
+                    return change(connection, *args, **kwargs)
+            except DBAPIError as error:
+                if not _may_retry(error):
+                    raise explain(error, self.url) from error
+                if retry == RETRIES - 1:
+                    raise explain(error, self.url) from error
+                time.sleep(random.uniform(0, 0.01 * 2**retry))
+        raise AssertionError("unreachable")
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except DBAPIError as error:
+            raise explain(error, self.url) from error
+
+    def close(self) -> None:
+        """Close every pooled connection."""
+        self.engine.dispose()
+
+
+def _make_engine(url: str, pool_size: int, transaction_seconds: float | None) -> Engine:
+    try:
+        parsed = make_url(url)
+        backend = parsed.get_backend_name()
+        if backend not in ("sqlite", "postgresql"):
+            raise ConfigurationError(
+                f"TEXTMILL_DATABASE_URL names the database {backend!r}; "
+                "expected sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME"
+            )
+        options: dict[str, Any] = {
+            "pool_size": pool_size,
+            "max_overflow": 10,
+            "json_serializer": lambda value: orjson.dumps(value).decode(),
+            "json_deserializer": orjson.loads,
+        }
+        if backend == "postgresql":
+            options |= {"pool_pre_ping": True, "connect_args": POSTGRESQL_CONNECT_ARGS}
+        engine = create_engine(parsed, **options)
+    except (ArgumentError, NoSuchModuleError) as error:
+        raise ConfigurationError(f"TEXTMILL_DATABASE_URL is no database URL: {error}") from None
+    if backend == "sqlite":
+        _prepare_sqlite(engine)
+    elif transaction_seconds is not None:
+        _bound_transactions(engine, transaction_seconds)
+    return engine
+
+
+def _bound_transactions(engine: Engine, seconds: float) -> None:
+    limit = max(500, int(seconds * 1000))
+
+    @event.listens_for(engine, "connect")
+    def _connect(connection: Any, record: Any) -> None:
+        names = ["lock_timeout", "idle_in_transaction_session_timeout"]
+        if connection.info.server_version >= 170000:
+            names.append("transaction_timeout")
+        with connection.cursor() as cursor:
+            for name in names:
+                cursor.execute(f"SET {name} = {limit}")
+        connection.commit()
+
+
+def _prepare_sqlite(engine: Engine) -> None:
+    if engine.url.database:
+        Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
+
+    @event.listens_for(engine, "connect")
+    def _connect(connection: sqlite3.Connection, record: Any) -> None:
+        connection.isolation_level = None  # BEGIN is ours: see _begin
+        for pragma in SQLITE_PRAGMAS:
+            connection.execute(pragma)
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        # A transaction that reads first and writes later cannot wait for another writer: it fails
+        # with SQLITE_BUSY at once. Writers therefore take the lock at the start.
+        write = connection.get_execution_options().get("textmill_write")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def _may_retry(error: DBAPIError) -> bool:
+    if getattr(error.orig, "sqlstate", None) in RETRIED_SQLSTATES:
+        return True
+    return isinstance(error.orig, sqlite3.OperationalError) and "locked" in str(error.orig)
+
+
+def explain(error: DBAPIError, url: str) -> Exception:
+    """A ServiceUnavailableError for what the operator must mend; any other error as it is."""
+    reason = str(error.orig).strip().split("\n")[0]
+    where = make_url(url).render_as_string(hide_password=True)
+    if _is_full(error):
+        return ServiceUnavailableError(
+            f"the database {where} has no space left ({reason}); free some and try again"
+        )
+    if isinstance(error, OperationalError) or error.connection_invalidated:
+        return ServiceUnavailableError(
+            f"the database {where} does not answer or refused: {reason}; "
+            "check TEXTMILL_DATABASE_URL and `textmill doctor`"
+        )
+    return error
+
+
+def _is_full(error: DBAPIError) -> bool:
+    state = getattr(error.orig, "sqlstate", None)
+    return state in ("53100", "53200") or "database or disk is full" in str(error.orig)

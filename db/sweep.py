@@ -1,0 +1,185 @@
+"""Sweep: repairs what crashed or vanished, from what SQL says. Runs in every worker on a timer.
+
+All workers try; a guarded UPDATE on one row lets one of them do the work of each round.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection, case, or_, select, update
+
+from textmill.core.jobs import ChunkStatus, JobStatus
+from textmill.core.messages import ChunkMessage
+from textmill.db.clock import now
+from textmill.db.dispatch import DISPATCHABLE, fill_window, window_size
+from textmill.db.jobs import close_if_complete, delete_job
+from textmill.db.models import chunks, jobs, sweeps
+from textmill.db.session import Database
+from textmill.db.workers import forget_lost_workers
+
+BATCH = 1000  # chunks changed by one round, so that its transaction stays short
+GRACE_SECONDS = 10.0  # a message younger than this is still on its way
+MAX_DOUBLINGS = 10
+
+
+@dataclass(slots=True)
+class SweepReport:
+    """What one round repaired, and the messages to publish after its commit."""
+
+    stalled: int = 0
+    tidied: int = 0
+    republished: int = 0
+    dead_loads: list[str] = field(default_factory=list)
+    messages: list[ChunkMessage] = field(default_factory=list)
+
+
+def take_turn(connection: Connection, interval_seconds: float) -> bool:
+    """True for one caller per interval, of all workers that ask."""
+    taken = connection.execute(
+        update(sweeps)
+        .where(sweeps.c.name == "sweep", sweeps.c.swept_at < now() - interval_seconds)
+        .values(swept_at=now())
+    )
+    return taken.rowcount == 1
+
+
+def sweep_once(
+    database: Database, *, idle_queues: set[tuple[str, str]], grace_seconds: float = GRACE_SECONDS
+) -> SweepReport:
+    """One round in short transactions; the caller publishes ``messages``.
+
+    ``idle_queues`` holds the (queue, priority) pairs whose Redis list was empty just now: a chunk
+    dispatched to one of them longer ago than the grace has lost its message.
+    """
+    report = SweepReport()
+    report.stalled = database.transact(release_stalled)
+    report.tidied = database.transact(tidy_ended_jobs)
+    report.dead_loads = database.transact(remove_dead_loads)
+    for job_id, queue in database.transact(_open_jobs):
+        report.messages += database.transact(_refill, job_id, queue)
+    lost = database.transact(redispatch_lost, idle_queues, grace_seconds)
+    report.republished = len(lost)
+    report.messages += lost
+    database.transact(forget_lost_workers)
+    return report
+
+
+def release_stalled(connection: Connection) -> int:
+    """Chunks whose lease has ended go back to pending."""
+    stalled = (
+        select(chunks.c.id)
+        .where(
+            chunks.c.status == ChunkStatus.RUNNING.value,
+            chunks.c.lease_expires_at < now(),
+        )
+        .order_by(chunks.c.id)
+        .limit(BATCH)
+        .with_for_update(skip_locked=True)
+    )
+    return connection.execute(
+        update(chunks)
+        .where(chunks.c.id.in_(stalled.scalar_subquery()))
+        .values(
+            status=ChunkStatus.PENDING.value,
+            lease_owner=None,
+            lease_expires_at=None,
+            error="its worker's lease ended",
+        )
+    ).rowcount
+
+
+def tidy_ended_jobs(connection: Connection) -> int:
+    """Waiting chunks of a failed or cancelled job take its status; they slipped past its end."""
+    ended = {
+        JobStatus.FAILED.value: ChunkStatus.FAILED.value,
+        JobStatus.CANCELLED.value: ChunkStatus.CANCELLED.value,
+    }
+    status_of_job = select(jobs.c.status).where(jobs.c.id == chunks.c.job_id).scalar_subquery()
+    left = (
+        select(chunks.c.id)
+        .join(jobs, jobs.c.id == chunks.c.job_id)
+        .where(
+            chunks.c.status.in_([ChunkStatus.PENDING.value, ChunkStatus.DISPATCHED.value]),
+            jobs.c.status.in_(list(ended)),
+        )
+        .order_by(chunks.c.id)
+        .limit(BATCH)
+        .with_for_update(skip_locked=True, of=chunks)
+    )
+    return connection.execute(
+        update(chunks)
+        .where(chunks.c.id.in_(left.scalar_subquery()))
+        .values(status=case(ended, value=status_of_job))
+    ).rowcount
+
+
+def remove_dead_loads(connection: Connection) -> list[str]:
+    """Jobs whose producer vanished while loading are deleted; their keys are free again."""
+    dead = connection.scalars(
+        select(jobs.c.id)
+        .where(jobs.c.status == JobStatus.LOADING.value, jobs.c.load_expires_at < now())
+        .with_for_update(skip_locked=True)
+    ).all()
+    return [job_id for job_id in dead if delete_job(connection, job_id, expected=JobStatus.LOADING)]
+
+
+def _open_jobs(connection: Connection) -> list[tuple[str, str]]:
+    rows = connection.execute(
+        select(jobs.c.id, jobs.c.queue).where(jobs.c.status.in_(DISPATCHABLE)).order_by(jobs.c.id)
+    )
+    return [(row.id, row.queue) for row in rows]
+
+
+def _refill(connection: Connection, job_id: str, queue: str) -> list[ChunkMessage]:
+    close_if_complete(connection, job_id)
+    return fill_window(connection, job_id, window_size(connection, queue))
+
+
+def redispatch_lost(
+    connection: Connection, idle_queues: set[tuple[str, str]], grace_seconds: float
+) -> list[ChunkMessage]:
+    """Publish dispatched chunks again: soon where their queue is empty, else ever more rarely.
+
+    Messages that wait for hours behind a higher priority have not vanished, so the interval
+    doubles with each dispatch. A doubled message does no harm: its claim finds the chunk taken.
+    """
+    age = now() - chunks.c.dispatched_at
+    doubled = case(
+        *[(chunks.c.dispatches == n, 60.0 * 2**n) for n in range(MAX_DOUBLINGS)],
+        else_=60.0 * 2**MAX_DOUBLINGS,
+    )
+    empty = [
+        (jobs.c.queue == queue) & (jobs.c.priority == priority) & (age > grace_seconds)
+        for queue, priority in sorted(idle_queues)
+    ]
+    lost = (
+        select(chunks.c.id, chunks.c.attempt, jobs.c.queue, jobs.c.priority)
+        .join(jobs, jobs.c.id == chunks.c.job_id)
+        .where(
+            chunks.c.status == ChunkStatus.DISPATCHED.value,
+            jobs.c.status.in_(DISPATCHABLE),
+            or_(age > doubled, *empty),
+        )
+        .order_by(chunks.c.id)
+        .limit(BATCH)
+        .with_for_update(skip_locked=True, of=chunks)
+    )
+    rows = connection.execute(lost).all()
+    connection.execute(
+        update(chunks)
+        .where(chunks.c.id.in_([row.id for row in rows]))
+        .values(dispatched_at=now(), dispatches=chunks.c.dispatches + 1)
+    )
+    return [ChunkMessage(*row) for row in rows]
+
+
+def dispatched_queues(connection: Connection) -> set[tuple[str, str]]:
+    """The (queue, priority) pairs that dispatched chunks wait in; sweep asks Redis about these."""
+    rows = connection.execute(
+        select(jobs.c.queue, jobs.c.priority)
+        .join(chunks, chunks.c.job_id == jobs.c.id)
+        .where(chunks.c.status == ChunkStatus.DISPATCHED.value)
+        .distinct()
+    )
+    return {(row.queue, row.priority) for row in rows}

@@ -53,6 +53,7 @@ class Task:
     runner: str  # "module:Class", imported by workers only
     inputs: tuple[str, ...] = ("text",)  # the fields a record must have
     chunk_records: int = 256  # a chunk ends at this many records
+    architecture: str | None = None  # what the model's class must end with; None: unchecked
 
 
 TASKS: dict[str, Task] = {
@@ -61,6 +62,7 @@ TASKS: dict[str, Task] = {
         description="one label (or several) and its score for each text",
         params=ClassificationParams,
         runner="textmill.workers.runners.classification:ClassificationRunner",
+        architecture="ForSequenceClassification",
     ),
 }
 

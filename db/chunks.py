@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import (
     Connection,
     Row,
+    Select,
     case,
     delete,
     literal,
@@ -31,6 +32,7 @@ from textmill.db.jobs import closing_status, fail_job
 from textmill.db.models import chunks, jobs, label_counts, payloads
 from textmill.db.payloads import decode_payload, encode_payload
 from textmill.db.results import ResultRow, write_results
+from textmill.db.workers import live_workers, place_of
 
 CLAIMABLE = (JobStatus.QUEUED.value, JobStatus.RUNNING.value)
 MIN_ERROR_SAMPLE = 100  # a rate over fewer records says little
@@ -117,12 +119,7 @@ def renew_leases(
     connection: Connection, worker_id: str, *, lease_seconds: float
 ) -> set[tuple[int, int]]:
     """Renew every lease of this worker; returns the (chunk id, attempt) pairs it still holds."""
-    held = (
-        select(chunks.c.id)
-        .where(chunks.c.lease_owner == worker_id, chunks.c.status == ChunkStatus.RUNNING.value)
-        .order_by(chunks.c.id)
-        .with_for_update()
-    )
+    held = _held_by(worker_id)
     renewed = connection.execute(
         update(chunks)
         .where(
@@ -232,20 +229,34 @@ def _error_rate_reason(job: Row[Any]) -> str:
     )
 
 
-def give_back(connection: Connection, worker_id: str) -> int:
-    """Return every chunk of a worker that stops or died to pending; how many there were."""
-    held = (
+def give_back(connection: Connection, worker_id: str, *, crashed: bool) -> int:
+    """Return every chunk of a worker that stopped or died to pending; how many there were.
+
+    ``crashed`` counts a crash on each: its process is known to have died by itself.
+    """
+    held = _held_by(worker_id)
+    returned = connection.execute(
+        update(chunks)
+        .where(chunks.c.id.in_(held), chunks.c.lease_owner == worker_id)
+        .values(
+            status=ChunkStatus.PENDING.value,
+            lease_owner=None,
+            lease_expires_at=None,
+            crashes=chunks.c.crashes + int(crashed),
+            error="its worker died" if crashed else "its worker stopped",
+        )
+    )
+    return returned.rowcount
+
+
+def _held_by(worker_id: str) -> Select[tuple[int]]:
+    """The ids of a worker's running chunks, locked in their order."""
+    return (
         select(chunks.c.id)
         .where(chunks.c.lease_owner == worker_id, chunks.c.status == ChunkStatus.RUNNING.value)
         .order_by(chunks.c.id)
         .with_for_update()
     )
-    returned = connection.execute(
-        update(chunks)
-        .where(chunks.c.id.in_(held), chunks.c.lease_owner == worker_id)
-        .values(status=ChunkStatus.PENDING.value, lease_owner=None, lease_expires_at=None)
-    )
-    return returned.rowcount
 
 
 def give_back_chunk(connection: Connection, claim: Claim, reason: str) -> bool:
@@ -265,3 +276,20 @@ def give_back_chunk(connection: Connection, claim: Claim, reason: str) -> bool:
         )
     )
     return returned.rowcount == 1
+
+
+def report_load_failure(connection: Connection, claim: Claim, reason: str, *, place: str) -> bool:
+    """Give the chunk back; fail the job if its model failed on two places or no other is live.
+
+    ``place`` is the worker's host and device: one host with a wrong path must not drain the queue.
+    Returns True if the job failed.
+    """
+    if not give_back_chunk(connection, claim, reason):
+        return False
+    job = connection.execute(select(jobs).where(jobs.c.id == claim.job.id).with_for_update()).one()
+    failed_on = sorted({*(job.load_failures or []), place})
+    live = live_workers(connection, job.queue)
+    if len(failed_on) >= 2 or all(place_of(worker) in failed_on for worker in live):
+        return fail_job(connection, job.id, reason)
+    connection.execute(update(jobs).where(jobs.c.id == job.id).values(load_failures=failed_on))
+    return False

@@ -5,6 +5,7 @@ Each function takes an open write transaction and keeps the lock order: chunks b
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,7 @@ class NewChunk:
 def absolute_model(model: str) -> str:
     """A local folder or file as an absolute path, so that every worker means the same one."""
     path = Path(model).expanduser()
-    return str(path.absolute()) if path.exists() else model
+    return os.path.abspath(path) if path.exists() else model  # noqa: PTH100 - removes "..", keeps links
 
 
 def create_job(
@@ -294,32 +295,38 @@ def get_job(connection: Connection, job_id: str) -> Row[Any]:
     return row
 
 
+def find_job_by_key(connection: Connection, key: str) -> Row[Any] | None:
+    """The job that holds this idempotency key, or None."""
+    return connection.execute(select(jobs).where(jobs.c.key == key)).one_or_none()
+
+
 def find_job(connection: Connection, reference: str) -> Row[Any]:
     """The job a person means: its id, a unique start of its id, its key, or ``last``.
 
     Raises JobNotFoundError that offers the latest ids.
     """
     if reference == "last":
-        query = select(jobs).order_by(jobs.c.id.desc()).limit(1)
+        found = connection.execute(select(jobs).order_by(jobs.c.id.desc()).limit(1)).all()
     else:
-        escaped = reference.replace("\\", "\\\\").replace("%", r"\%").replace("_", r"\_")
-        query = select(jobs).where(
-            (jobs.c.id == reference)
-            | (jobs.c.key == reference)
-            | jobs.c.id.like(f"{escaped}%", escape="\\")
-        )
-    found = connection.execute(query.limit(3)).all()
-    exact = [row for row in found if reference in (row.id, row.key)]
-    if len(exact or found) == 1:
-        return (exact or found)[0]
+        found = _matching(connection, reference)
+    if len(found) == 1:
+        return found[0]
     if found:
         ids = ", ".join(row.id for row in found)
-        raise JobNotFoundError(
-            f"{reference!r} is the start of several jobs: {ids}; give more of it"
-        )
+        raise JobNotFoundError(f"{reference!r} is the start of several jobs: {ids}; give more of it")
     latest = connection.scalars(select(jobs.c.id).order_by(jobs.c.id.desc()).limit(3)).all()
     hint = f"the latest are {', '.join(latest)}" if latest else "there are no jobs yet"
     raise JobNotFoundError(f"no job {reference!r}; {hint}")
+
+
+def _matching(connection: Connection, reference: str) -> Sequence[Row[Any]]:
+    """The one job with exactly this id or key, else up to three whose ids start like this."""
+    named = (jobs.c.id == reference) | (jobs.c.key == reference)
+    exact = connection.execute(select(jobs).where(named).limit(1)).all()
+    if exact or not reference:
+        return exact
+    starts = jobs.c.id.startswith(reference, autoescape=True)
+    return connection.execute(select(jobs).where(starts).limit(3)).all()
 
 
 def list_jobs(

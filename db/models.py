@@ -56,6 +56,7 @@ jobs = Table(
     Column("purged_at", Float),
     Column("load_expires_at", Float, comment="lease of the producer that loads it"),
     Column("error", Text, comment="why the job failed"),
+    Column("load_failures", JsonColumn, comment="where its model could not be loaded"),
     Column("key", Text, unique=True, comment="idempotency key"),
     Column("input_hash", LargeBinary, comment="SHA-256 of records, task, model and params"),
 )

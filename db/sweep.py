@@ -9,8 +9,11 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, case, or_, select, update
 
+from textmill.core.broker import Publisher, queue_lengths
+from textmill.core.errors import ServiceUnavailableError
 from textmill.core.jobs import ChunkStatus, JobStatus
-from textmill.core.messages import ChunkMessage
+from textmill.core.messages import ChunkMessage, queue_name
+from textmill.core.settings import Settings
 from textmill.db.clock import now
 from textmill.db.dispatch import DISPATCHABLE, fill_window, window_size
 from textmill.db.jobs import close_if_complete, delete_job
@@ -183,3 +186,17 @@ def dispatched_queues(connection: Connection) -> set[tuple[str, str]]:
         .distinct()
     )
     return {(row.queue, row.priority) for row in rows}
+
+
+def sweep_and_publish(database: Database, settings: Settings, publisher: Publisher) -> SweepReport:
+    """One round of repairs and the messages it asks for. A broker that is away is no obstacle."""
+    with database.read() as connection:
+        waiting = sorted(dispatched_queues(connection))
+    try:
+        lengths = queue_lengths(settings, [queue_name(*pair) for pair in waiting])
+    except ServiceUnavailableError:
+        lengths = {}  # nothing can be said about any queue: only old dispatches are repeated
+    idle = {pair for pair in waiting if lengths.get(queue_name(*pair)) == 0}
+    report = sweep_once(database, idle_queues=idle)
+    publisher.publish(report.messages)
+    return report

@@ -75,6 +75,11 @@ def live_workers(connection: Connection, queue: str | None = None) -> list[Row[A
     return [row for row in rows if queue is None or queue in row.queues]
 
 
+def place_of(worker: Row[Any]) -> str:
+    """Host and device of a worker: what stays the same when its process is replaced."""
+    return f"{worker.host} {worker.device}"
+
+
 def live_slots(connection: Connection, queue: str) -> int:
     """How many chunks the live workers of this queue hold at once."""
     return sum(row.slots for row in live_workers(connection, queue))

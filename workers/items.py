@@ -9,9 +9,35 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from textmill.core.errors import RecordError
+from textmill.core.errors import RecordError, RetryableError
 from textmill.core.jobs import Record
 from textmill.core.tasks import TaskParams
+
+
+class DeviceOutOfMemoryError(RetryableError):
+    """One forward pass did not fit into the device's memory; smaller batches may."""
+
+
+class DeviceLostError(RetryableError):
+    """The device answers nothing any more (a CUDA error stays until the process ends).
+
+    No record is to blame for it: the engine fails, and its worker process has to be replaced.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRequest:
+    """Which model to load as what; equal requests share one engine.
+
+    ``model`` is a folder or a name on the Hugging Face hub; ``dtype`` is auto, fp32, bf16 or fp16;
+    ``device`` is auto or a torch device such as ``cuda:0``.
+    """
+
+    task: str
+    model: str
+    revision: str | None = None
+    dtype: str = "auto"
+    device: str = "auto"
 
 
 @dataclass(slots=True)
@@ -44,10 +70,14 @@ class Output:
 class Runner(Protocol):
     """The wrapper of one loaded model. Only ``forward`` runs in the engine's thread.
 
-    ``prepare`` and ``join`` are called from many threads at once and must not change the runner.
+    ``prepare`` and ``join`` are called from many threads at once and must not change the runner;
+    ``join`` still works after ``close``. ``forward`` raises DeviceOutOfMemoryError if the batch
+    does not fit, DeviceLostError if nothing will run any more; any other error is taken for some
+    item's fault, and the batch is halved down to it.
     """
 
     memory_bytes: int  # what the loaded weights take on the device
+    max_batch_tokens: int  # a good size of a batch on its device; read if the operator names none
 
     def prepare(
         self, records: Sequence[Record], params: TaskParams

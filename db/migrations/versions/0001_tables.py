@@ -74,6 +74,7 @@ def upgrade() -> None:
         sa.Column("purged_at", sa.Float()),
         sa.Column("load_expires_at", sa.Float(), comment="lease of the producer that loads it"),
         sa.Column("error", sa.Text(), comment="why the job failed"),
+        sa.Column("load_failures", JSON, comment="where its model could not be loaded"),
         sa.Column("key", sa.Text(), comment="idempotency key"),
         sa.Column(
             "input_hash", sa.LargeBinary(), comment="SHA-256 of records, task, model and params"

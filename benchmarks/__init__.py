@@ -1,0 +1,1 @@
+"""Measurements that people and tests can repeat: python -m benchmarks.NAME."""

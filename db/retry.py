@@ -1,0 +1,85 @@
+"""Retry: the error records of a job run again, and a failed job's waiting chunks go on.
+
+One transaction: delete the error rows, subtract the counters, insert new chunks, job → queued.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, delete, func, select, update
+
+from textmill.core.errors import JobConflictError
+from textmill.core.jobs import ChunkStatus, JobStatus
+from textmill.db.jobs import NewChunk, get_job, insert_chunks
+from textmill.db.models import chunks, jobs, payloads, results
+from textmill.db.payloads import decode_payload
+
+RETRYABLE = (JobStatus.FAILED, JobStatus.COMPLETED_WITH_ERRORS)
+DELETED_AT_ONCE = 500  # below the number of parameters SQLite takes in one statement
+
+
+def retry_job(connection: Connection, job_id: str) -> int:
+    """Queue the job again and return how many records will run.
+
+    Raises JobConflictError if the job has not ended or nothing of it can run again.
+    """
+    ended = (ChunkStatus.DONE.value, ChunkStatus.FAILED.value)
+    locked = connection.execute(
+        select(chunks.c.id, chunks.c.status)
+        .where(chunks.c.job_id == job_id, chunks.c.status.in_(ended))
+        .order_by(chunks.c.id)
+        .with_for_update()
+    ).all()
+    _requeue(connection, job_id)
+    again = sum(_retry_errors(connection, job_id, row.id) for row in locked if row.status == "done")
+    waiting = _revive_failed(connection, job_id)
+    if again + waiting == 0:
+        raise JobConflictError(
+            f"job {job_id} has no record to run again: its error rows are inputs that could not "
+            "be read, which have to be mended and submitted anew"
+        )
+    connection.execute(
+        update(jobs).where(jobs.c.id == job_id).values(error_records=jobs.c.error_records - again)
+    )
+    return again + waiting
+
+
+def _requeue(connection: Connection, job_id: str) -> None:
+    changed = connection.execute(
+        update(jobs)
+        .where(jobs.c.id == job_id, jobs.c.status.in_([status.value for status in RETRYABLE]))
+        .values(status=JobStatus.QUEUED.value, finished_at=None, error=None, load_failures=None)
+    )
+    if changed.rowcount == 1:
+        return
+    status = get_job(connection, job_id).status
+    if status == JobStatus.COMPLETED:
+        raise JobConflictError(f"job {job_id} is completed: it has no error records to retry")
+    raise JobConflictError(
+        f"job {job_id} is {status}; only a job that failed or completed with errors can be retried"
+    )
+
+
+def _retry_errors(connection: Connection, job_id: str, chunk_id: int) -> int:
+    """Turn the error inputs kept for a done chunk into a new chunk; how many there are."""
+    data = connection.scalar(select(payloads.c.data).where(payloads.c.chunk_id == chunk_id))
+    if data is None:
+        return 0
+    indexes = [record.index for record in decode_payload(data)]
+    for start in range(0, len(indexes), DELETED_AT_ONCE):
+        connection.execute(
+            delete(results).where(
+                results.c.job_id == job_id,
+                results.c.record_index.in_(indexes[start : start + DELETED_AT_ONCE]),
+                results.c.error_code.is_not(None),
+            )
+        )
+    connection.execute(delete(payloads).where(payloads.c.chunk_id == chunk_id))
+    insert_chunks(connection, job_id, [NewChunk(len(indexes), data)])
+    return len(indexes)
+
+
+def _revive_failed(connection: Connection, job_id: str) -> int:
+    failed = (chunks.c.job_id == job_id, chunks.c.status == ChunkStatus.FAILED.value)
+    records = connection.scalar(select(func.sum(chunks.c.records)).where(*failed)) or 0
+    connection.execute(update(chunks).where(*failed).values(status=ChunkStatus.PENDING.value))
+    return int(records)

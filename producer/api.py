@@ -1,0 +1,179 @@
+"""The Python face of Textmill: ``submit`` a job, hold it as a ``Job``, read its ``results``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from textmill.core.broker import Publisher
+from textmill.core.jobs import ENDED, JobSpec, JobStatus, Priority
+from textmill.core.settings import load_settings
+from textmill.core.tasks import get_task, load_plugins
+from textmill.db import jobs as jobs_db
+from textmill.db.queries import Result, ResultFilter, iter_results
+from textmill.db.retry import retry_job
+from textmill.db.schema import ensure_schema
+from textmill.db.session import Database
+from textmill.producer.readers import (
+    ReadOptions,
+    RecordReader,
+    open_records,
+    records_from_objects,
+)
+from textmill.producer.submit import dispatch_job, submit_job, validate_spec
+
+POLL_SECONDS = 0.2
+
+Inputs = str | Path | Sequence[str | Path] | Iterable[Mapping[str, Any]]
+
+
+class _Session:
+    """This process's database and publisher, as the environment says."""
+
+    def __init__(self) -> None:
+        self.settings = load_settings()
+        load_plugins(self.settings.plugins)
+        self.database = Database.open(self.settings)
+        ensure_schema(self.database, self.settings)
+        self.publisher = Publisher(self.settings)
+
+
+@cache
+def _session() -> _Session:
+    return _Session()
+
+
+class Job:
+    """A job that exists. ``Job("06h0…")`` finds it by id, the start of its id, or its key.
+
+    Raises JobNotFoundError if there is none.
+    """
+
+    def __init__(self, reference: str) -> None:
+        with _session().database.read() as connection:
+            self.id: str = jobs_db.find_job(connection, reference).id
+
+    def __repr__(self) -> str:
+        return f"Job({self.id!r})"
+
+    def _row(self) -> Any:
+        with _session().database.read() as connection:
+            return jobs_db.get_job(connection, self.id)
+
+    @property
+    def status(self) -> JobStatus:
+        """Where it stands now."""
+        return JobStatus(self._row().status)
+
+    @property
+    def ended(self) -> bool:
+        """True if nothing more happens by itself."""
+        return self.status in ENDED
+
+    @property
+    def error(self) -> str | None:
+        """Why it failed, if it did."""
+        return self._row().error  # type: ignore[no-any-return]
+
+    def counts(self) -> dict[str, int]:
+        """Records in all, done and in error."""
+        row = self._row()
+        return {"total": row.total_records, "done": row.done_records, "errors": row.error_records}
+
+    def wait(self, timeout: float | None = None) -> JobStatus:
+        """Return the job's status once it has ended.
+
+        Raises TimeoutError after ``timeout`` seconds; the job goes on.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while (status := self.status) not in ENDED:
+            if deadline is not None and time.monotonic() > deadline:
+                raise TimeoutError(f"job {self.id} is {status} after {timeout} s")
+            time.sleep(POLL_SECONDS)
+        return status
+
+    def results(self, **wanted: Any) -> Iterator[Result]:
+        """Its rows in input order; the arguments are the fields of ``ResultFilter``.
+
+        ``job.results(label="spam", min_score=0.9, order="score", limit=10)``
+        """
+        return iter_results(_session().database, self._row(), ResultFilter(**wanted))
+
+    def cancel(self) -> None:
+        """End it now; raises JobConflictError if it has ended."""
+        _session().database.transact(jobs_db.cancel_job, self.id)
+
+    def retry(self) -> int:
+        """Run its error records again; returns how many. Raises JobConflictError if none can."""
+        records = _session().database.transact(retry_job, self.id)
+        dispatch_job(_session().database, _session().publisher, self.id, self._row().queue)
+        return records
+
+
+def submit(
+    inputs: Inputs,
+    *,
+    task: str = "classification",
+    model: str | Path,
+    text_column: str | None = None,
+    id_column: str | None = None,
+    limit: int | None = None,
+    skip_bad: bool = False,
+    input_format: str | None = None,
+    name: str | None = None,
+    key: str | None = None,
+    queue: str = "default",
+    priority: str = "normal",
+    revision: str | None = None,
+    dtype: str = "auto",
+    max_error_rate: float | None = None,
+    **params: Any,
+) -> Job:
+    """Put a job into the queue and return it; ``params`` are the task's own options.
+
+    ``inputs`` is a file, a list of files, or an iterable of mappings with columns. Raises
+    InvalidJobError for anything wrong with the job or its input, and then leaves nothing behind;
+    ServiceUnavailableError if the database is away. A broker that is away is no error: the job is
+    in SQL, and is dispatched when the broker is back.
+    """
+    session = _session()
+    spec = JobSpec(
+        task=task,
+        model=str(model),
+        params=params,
+        revision=revision,
+        dtype=dtype,
+        name=name,
+        queue=queue,
+        priority=Priority(priority),
+        key=key,
+        max_error_rate=max_error_rate,
+    )
+    reading = ReadOptions(
+        columns={"text": text_column} if text_column else {},
+        id_column=id_column,
+        format=input_format,
+        limit=limit,
+        skip_bad=skip_bad,
+    )
+    spec = validate_spec(spec, session.settings)
+    with _open(inputs, get_task(task).inputs, reading) as reader:
+        submitted = submit_job(session.database, session.publisher, spec, reader)
+    return Job(submitted.job_id)
+
+
+def _open(inputs: Inputs, fields: Sequence[str], reading: ReadOptions) -> RecordReader:
+    if isinstance(inputs, str | Path):
+        return open_records([inputs], fields, reading)
+    given = list(inputs) if isinstance(inputs, list | tuple) else inputs
+    if isinstance(given, list) and given and all(isinstance(item, str | Path) for item in given):
+        return open_records(given, fields, reading)
+    return records_from_objects(given, fields, reading)  # type: ignore[arg-type]
+
+
+def results(job: str, **wanted: Any) -> Iterator[Result]:
+    """The rows of a job by its id; see ``Job.results``."""
+    return Job(job).results(**wanted)

@@ -1,0 +1,52 @@
+"""What nearly every command opens: settings, database, publisher, and the job it is about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sqlalchemy import Row
+
+    from textmill.core.broker import Publisher
+    from textmill.core.settings import Settings
+    from textmill.db.session import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The open database and how to publish."""
+
+    settings: Settings
+    database: Database
+    publisher: Publisher
+
+    def job(self, reference: str) -> Row[Any]:
+        """The job's row; raises JobNotFoundError that offers the nearest ids."""
+        from textmill.db.jobs import find_job
+
+        with self.database.read() as connection:
+            return find_job(connection, reference)
+
+
+@contextmanager
+def open_context() -> Iterator[Context]:
+    """Settings from the environment, the database with its schema looked at, a publisher."""
+    from textmill.core.broker import Publisher
+    from textmill.core.settings import load_settings
+    from textmill.core.tasks import load_plugins
+    from textmill.db.schema import ensure_schema
+    from textmill.db.session import Database
+
+    settings = load_settings()
+    load_plugins(settings.plugins)
+    database = Database.open(settings)
+    publisher = Publisher(settings)
+    try:
+        ensure_schema(database, settings)
+        yield Context(settings, database, publisher)
+    finally:
+        publisher.close()
+        database.close()

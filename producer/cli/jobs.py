@@ -1,0 +1,167 @@
+"""Commands about jobs that exist: list, show, cancel, pause, resume, retry. SQL only, no worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from textmill.producer.cli import options as o
+from textmill.producer.cli.context import Context, open_context
+from textmill.producer.terminal import ago, emit_json, number, say, share, table
+
+if TYPE_CHECKING:
+    from sqlalchemy import Row
+
+Count = Annotated[int, typer.Option("--limit", help="How many, the latest first.", min=1)]
+Status = Annotated[str | None, typer.Option(help="Only jobs of this status.", show_default=False)]
+
+
+def list_jobs(limit: Count = 20, status: Status = None, json: o.Json = False) -> None:
+    """List jobs, the latest first.
+
+    \b
+    Examples:
+      textmill jobs
+      textmill jobs --status running --json
+    """
+    from textmill.core.errors import InvalidJobError
+    from textmill.core.jobs import JobStatus
+    from textmill.core.tasks import nearest
+    from textmill.db.jobs import list_jobs as query
+
+    known = [value.value for value in JobStatus]
+    if status is not None and status not in known:
+        raise InvalidJobError(
+            f"status {status!r} is unknown; expected {', '.join(known)}{nearest(status, known)}"
+        )
+    with open_context() as context:
+        with context.database.read() as connection:
+            found = query(connection, limit=limit, status=status)
+        if json:
+            emit_json([job_as_dict(job) for job in found])
+        elif not found:
+            say("no jobs yet; submit one with `textmill submit` or `textmill run`")
+        else:
+            print(_job_table(found))
+
+
+def _job_table(found: Any) -> str:
+    headers = ["job", "status", "records", "done", "errors", "task", "name", "submitted"]
+    rows = [
+        [
+            job.id,
+            job.status,
+            number(job.total_records),
+            share(job.done_records + job.error_records, job.total_records),
+            number(job.error_records),
+            job.task,
+            job.name or "",
+            ago(job.created_at),
+        ]
+        for job in found
+    ]
+    return table(headers, rows, right="records,done,errors")
+
+
+def job_as_dict(job: Row[Any]) -> dict[str, Any]:
+    """A job's columns for JSON, without its hash."""
+    return {name: value for name, value in job._mapping.items() if name != "input_hash"}
+
+
+def show(job: o.JobRef, json: o.Json = False) -> None:
+    """Show one job: status, counts by label, errors by reason, cost, and what to do next.
+
+    \b
+    Examples:
+      textmill show last
+      textmill show 06h0hkxf --json
+    """
+    from textmill.producer.summary import describe_job, summarize
+
+    with open_context() as context:
+        summary = summarize(context.database, context.job(job).id)
+        if json:
+            emit_json(summary.as_dict())
+        else:
+            print(describe_job(summary, context.settings))
+
+
+def _change(reference: str, change: Callable[..., Any], done: str, json: bool) -> None:
+    with open_context() as context:
+        job = context.job(reference)
+        context.database.transact(change, job.id)
+        _report(context, job.id, done, json)
+
+
+def _report(context: Context, job_id: str, done: str, json: bool) -> None:
+    job = context.job(job_id)
+    if json:
+        emit_json(job_as_dict(job))
+    else:
+        processed = job.done_records + job.error_records
+        say(
+            f"{done} {job.id}: {number(processed)} of {number(job.total_records)} records have rows"
+        )
+
+
+def cancel(job: o.JobRef, json: o.Json = False) -> None:
+    """Cancel a job now; the results it has are kept.
+
+    \b
+    Example:
+      textmill cancel 06h0hkxf
+    """
+    from textmill.db.jobs import cancel_job
+
+    _change(job, cancel_job, "cancelled", json)
+
+
+def pause(job: o.JobRef, json: o.Json = False) -> None:
+    """Hold a job back; what is running finishes.
+
+    \b
+    Example:
+      textmill pause last
+    """
+    from textmill.db.jobs import pause_job
+
+    _change(job, pause_job, "paused", json)
+
+
+def resume(job: o.JobRef, json: o.Json = False) -> None:
+    """Let a paused job go on.
+
+    \b
+    Example:
+      textmill resume last
+    """
+    from textmill.db.jobs import resume_job
+    from textmill.producer.submit import dispatch_job
+
+    with open_context() as context:
+        row = context.job(job)
+        context.database.transact(resume_job, row.id)
+        dispatch_job(context.database, context.publisher, row.id, row.queue)
+        _report(context, row.id, "resumed", json)
+
+
+def retry(job: o.JobRef, json: o.Json = False) -> None:
+    """Run the error records of a job again, and whatever a failed job has left.
+
+    \b
+    Example:
+      textmill retry last && textmill watch last
+    """
+    from textmill.db.retry import retry_job
+    from textmill.producer.submit import dispatch_job
+
+    with open_context() as context:
+        row = context.job(job)
+        records = context.database.transact(retry_job, row.id)
+        dispatch_job(context.database, context.publisher, row.id, row.queue)
+        if json:
+            emit_json({"id": row.id, "records": records})
+        else:
+            say(f"retrying {number(records)} records of {row.id}; `textmill watch {row.id}`")

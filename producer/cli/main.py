@@ -1,0 +1,69 @@
+"""The console command: its commands, and how errors reach a person.
+
+Command modules import what they need when they run, so that ``textmill --help`` is quick.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from textmill.core.errors import TextmillError
+from textmill.producer.cli import (
+    database,
+    doctor,
+    jobs,
+    results,
+    run,
+    submit,
+    sweep,
+    watch,
+    worker,
+)
+from textmill.producer.terminal import say
+
+EPILOG = (
+    "Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 done with record errors. "
+    "Every command has --help with examples."
+)
+
+app = typer.Typer(
+    name="textmill",
+    help="Run text models over large batches: jobs in SQL, chunks through Redis, results in SQL.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+app.command("run")(run.run)
+app.command("submit")(submit.submit)
+app.command("jobs")(jobs.list_jobs)
+app.command("show")(jobs.show)
+app.command("watch")(watch.watch)
+app.command("results")(results.results)
+app.command("cancel")(jobs.cancel)
+app.command("pause")(jobs.pause)
+app.command("resume")(jobs.resume)
+app.command("retry")(jobs.retry)
+app.command("worker")(worker.worker)
+app.command("up")(worker.up)
+app.command("sweep")(sweep.sweep)
+app.command("doctor")(doctor.doctor)
+app.add_typer(database.app, name="db")
+
+
+def main() -> None:
+    """Entry of the console script."""
+    try:
+        app()
+    except TextmillError as error:
+        say(f"error: {error}")
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # `textmill results … | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)

@@ -1,0 +1,117 @@
+"""Options that several commands share, declared and documented once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Inputs = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        metavar="INPUT...",
+        help="Files (.csv .tsv .jsonl .parquet .txt, also .gz and .zst), or - for stdin.",
+        show_default=False,
+    ),
+]
+TaskName = Annotated[str, typer.Option("--task", help="What to do with each record.")]
+Model = Annotated[
+    str, typer.Option("--model", "-m", help="Folder of a model, or its name on the hub.")
+]
+Revision = Annotated[
+    str | None, typer.Option(help="Commit, tag or branch of a hub model.", show_default=False)
+]
+Dtype = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
+TextColumn = Annotated[
+    str | None, typer.Option(help="Column that holds the text.", show_default="a guess")
+]
+IdColumn = Annotated[
+    str | None, typer.Option(help="Column that holds each record's id.", show_default="its index")
+]
+Format = Annotated[
+    str | None,
+    typer.Option(
+        "--input-format",
+        help="csv, tsv, jsonl, parquet or text.",
+        show_default="by file name",
+    ),
+]
+Delimiter = Annotated[
+    str | None, typer.Option(help="Column separator of CSV or TSV.", show_default=False)
+]
+Quoting = Annotated[str, typer.Option(help="minimal, or none: quotes are ordinary characters.")]
+NoHeader = Annotated[
+    bool, typer.Option("--no-header", help="The first line is data; columns are column1, …")
+]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="A row that cannot be read becomes an error row.")
+]
+Limit = Annotated[
+    int | None, typer.Option(help="Only the first N records.", min=1, show_default=False)
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Check the input and say what would happen.")
+]
+Name = Annotated[
+    str | None, typer.Option(help="A name to recognise the job by.", show_default="the file's")
+]
+Queue = Annotated[str, typer.Option(help="Pool of workers the job is meant for.")]
+PriorityName = Annotated[str, typer.Option("--priority", help="high, normal or low.")]
+Key = Annotated[
+    str | None,
+    typer.Option(
+        help="Idempotency key: the same key and input give the same job.", show_default=False
+    ),
+]
+MaxErrorRate = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SHARE",
+        help="Fail the job above this share of error records, such as 5%.",
+        show_default=False,
+    ),
+]
+Params = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--param",
+        "-p",
+        metavar="NAME=VALUE",
+        help="An option of the task, such as top_k=3 or multi_label=true.",
+        show_default=False,
+    ),
+]
+TopK = Annotated[
+    int | None,
+    typer.Option("--top-k", help="Keep the K best scores of each record.", show_default="all"),
+]
+MultiLabel = Annotated[
+    bool | None,
+    typer.Option(
+        "--multi-label/--single-label",
+        help="Independent labels (sigmoid), or exactly one.",
+        show_default="as the model says",
+    ),
+]
+Threshold = Annotated[
+    float | None,
+    typer.Option(help="Multi-label: give a label from this score on.", show_default="0.5"),
+]
+OnLong = Annotated[
+    str | None,
+    typer.Option(
+        "--on-long",
+        help="A text over the model's limit: truncate (marked in detail) or error.",
+        show_default="truncate",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, for scripts.")]
+JobRef = Annotated[
+    str,
+    typer.Argument(metavar="JOB", help="Job id, its unique start, its key, or 'last'."),
+]
+Queues = Annotated[
+    str, typer.Option(help="Queues to serve, by comma; 'default' is always served too.")
+]
+Devices = Annotated[str, typer.Option(help="auto, or a list such as cuda:0,cuda:1 or cpu.")]

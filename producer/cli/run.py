@@ -1,0 +1,155 @@
+"""``textmill run``: services, a worker, the job and its progress in one command."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from textmill.producer.cli import options as o
+from textmill.producer.cli.context import Context, open_context
+from textmill.producer.cli.submit import make_submission, show_dry_run, submit_records
+from textmill.producer.cli.worker import (
+    require_worker_packages,
+    start_worker,
+    stop_worker,
+    worker_command,
+    worker_log,
+)
+from textmill.producer.terminal import emit_json, say
+
+if TYPE_CHECKING:
+    from textmill.producer.summary import Summary
+
+ResumeJob = Annotated[
+    str | None,
+    typer.Option(
+        "--resume",
+        metavar="JOB",
+        help="Go on with an unfinished job instead of a new one.",
+        show_default=False,
+    ),
+]
+
+
+def run(
+    inputs: o.Inputs = None,
+    task: o.TaskName = "classification",
+    model: o.Model = "",
+    text_column: o.TextColumn = None,
+    id_column: o.IdColumn = None,
+    input_format: o.Format = None,
+    delimiter: o.Delimiter = None,
+    quoting: o.Quoting = "minimal",
+    no_header: o.NoHeader = False,
+    skip_bad: o.SkipBad = False,
+    limit: o.Limit = None,
+    dry_run: o.DryRun = False,
+    top_k: o.TopK = None,
+    multi_label: o.MultiLabel = None,
+    threshold: o.Threshold = None,
+    on_long: o.OnLong = None,
+    param: o.Params = None,
+    revision: o.Revision = None,
+    dtype: o.Dtype = "auto",
+    name: o.Name = None,
+    queue: o.Queue = "default",
+    priority: o.PriorityName = "normal",
+    key: o.Key = None,
+    max_error_rate: o.MaxErrorRate = None,
+    devices: o.Devices = "auto",
+    resume: ResumeJob = None,
+    json: o.Json = False,
+) -> None:
+    """Do it all: start what is needed, submit, show progress, print a summary.
+
+    \b
+    Examples:
+      textmill run sms.tsv --task classification --model ./spam-model
+      textmill run comments.csv.gz --model ./m --text-column body --limit 1000
+      textmill run --resume 06h0hkxf
+    """
+    given = dict(locals())
+    submission = None if resume else make_submission(**given)
+    with open_context() as context:
+        if dry_run and submission:
+            show_dry_run(context, submission, json=json)
+            return
+        if resume:
+            job = context.job(resume)
+            job_id, queue = job.id, job.queue
+        else:
+            assert submission is not None
+            submission.check(context.settings)
+        with _services(context, devices, queue) as started:
+            if submission:
+                job_id = submit_records(context, submission).job_id
+            summary = _watch(context, job_id, started, json=json)
+    if json:
+        emit_json(summary.as_dict())
+    raise typer.Exit(summary.exit_code)
+
+
+@contextmanager
+def _services(
+    context: Context, devices: str, queue: str
+) -> Iterator[subprocess.Popen[bytes] | None]:
+    """The embedded broker if it is wanted, and a worker of our own unless one is live."""
+    from textmill.core.embedded import EmbeddedServices
+    from textmill.db.workers import live_workers
+
+    with EmbeddedServices(context.settings):
+        with context.database.read() as connection:
+            live = live_workers(connection, queue)
+        if live:
+            say(f"using {len(live)} live worker{'s' * (len(live) > 1)} of queue {queue!r}")
+            yield None
+            return
+        require_worker_packages()
+        log = worker_log(context.settings)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as file:
+            process = start_worker(worker_command(devices, queue), file)
+        try:
+            yield process
+        finally:
+            stop_worker(process)
+
+
+def _watch(
+    context: Context, job_id: str, started: subprocess.Popen[bytes] | None, *, json: bool
+) -> Summary:
+    """Watch to the end, or say how to go on after Ctrl-C."""
+    from textmill.core.errors import ServiceUnavailableError
+    from textmill.producer.progress import watch_job
+    from textmill.producer.summary import describe_job
+
+    def worker_ended() -> str | None:
+        if started is None or started.poll() is None:
+            return None
+        return f"the worker ended with exit code {started.returncode}"
+
+    say(f"job {job_id}")
+    try:
+        summary = watch_job(
+            context.database,
+            job_id,
+            json=json,
+            starting="starting a worker" if started else None,
+            stopped=worker_ended,
+        )
+    except KeyboardInterrupt:
+        say("\nstopping: chunks in work are finished, results so far are kept")
+        say(f"go on     textmill run --resume {job_id}")
+        say(f"give up   textmill cancel {job_id}")
+        raise typer.Exit(130) from None
+    if not summary.ended:
+        raise ServiceUnavailableError(
+            f"{worker_ended()}; job {job_id} is kept. See {worker_log(context.settings)}"
+        )
+    if not json:
+        print(describe_job(summary, context.settings))
+    return summary

@@ -1,0 +1,258 @@
+"""``textmill submit``, and what it shares with ``run``: from options to a job."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from textmill.producer.cli import options as o
+from textmill.producer.cli.context import Context, open_context
+from textmill.producer.terminal import emit_json, number, say, shorten
+
+if TYPE_CHECKING:
+    from textmill.core.jobs import JobSpec
+    from textmill.core.settings import Settings
+    from textmill.producer.readers import ReadOptions, RecordReader
+    from textmill.producer.submit import Submitted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """What the person asked for: the job, where its records are and how to read them."""
+
+    inputs: Sequence[Path]
+    spec: JobSpec
+    reading: ReadOptions
+
+    def check(self, settings: Settings) -> JobSpec:
+        """The job with checked parameters; raises InvalidJobError before anything is started."""
+        from textmill.producer.submit import validate_spec
+
+        return validate_spec(self.spec, settings)
+
+    def open(self) -> RecordReader:
+        """Open the inputs; raises InputError."""
+        from textmill.core.tasks import get_task
+        from textmill.producer.readers import open_records
+
+        return open_records(self.inputs, get_task(self.spec.task).inputs, self.reading)
+
+
+def submit(
+    inputs: o.Inputs = None,
+    task: o.TaskName = "classification",
+    model: o.Model = "",
+    text_column: o.TextColumn = None,
+    id_column: o.IdColumn = None,
+    input_format: o.Format = None,
+    delimiter: o.Delimiter = None,
+    quoting: o.Quoting = "minimal",
+    no_header: o.NoHeader = False,
+    skip_bad: o.SkipBad = False,
+    limit: o.Limit = None,
+    dry_run: o.DryRun = False,
+    top_k: o.TopK = None,
+    multi_label: o.MultiLabel = None,
+    threshold: o.Threshold = None,
+    on_long: o.OnLong = None,
+    param: o.Params = None,
+    revision: o.Revision = None,
+    dtype: o.Dtype = "auto",
+    name: o.Name = None,
+    queue: o.Queue = "default",
+    priority: o.PriorityName = "normal",
+    key: o.Key = None,
+    max_error_rate: o.MaxErrorRate = None,
+    json: o.Json = False,
+) -> None:
+    """Put a job into the queue and print its id.
+
+    \b
+    Examples:
+      textmill submit sms.tsv --task classification --model ./spam-model
+      textmill submit day1.csv.gz day2.csv.gz --model ./m --text-column body --id-column id
+      zcat log.gz | textmill submit - --model ./m --key log-2026-11-23 --max-error-rate 5%
+    """
+    submission = make_submission(**locals())
+    with open_context() as context:
+        if dry_run:
+            show_dry_run(context, submission, json=json)
+            return
+        submitted = submit_records(context, submission)
+        warn_if_waiting(context, submission, submitted)
+        if json:
+            emit_json(submitted)
+        else:
+            print(submitted.job_id)
+
+
+def make_submission(**given: Any) -> Submission:
+    """A Submission of the command's options; raises InvalidJobError."""
+    from textmill.core.errors import InvalidJobError
+    from textmill.core.jobs import JobSpec
+    from textmill.core.tasks import nearest
+    from textmill.producer.readers import ReadOptions
+
+    if not given["inputs"]:
+        raise typer.BadParameter("expected at least one file, or - for stdin", param_hint="INPUT")
+    if not given["model"]:
+        raise typer.BadParameter("expected a folder or a hub name", param_hint="--model")
+    if given["quoting"] not in ("minimal", "none"):
+        raise InvalidJobError(f"--quoting is {given['quoting']!r}; expected minimal or none")
+    inputs = given["inputs"]
+    spec = JobSpec(
+        task=given["task"],
+        model=given["model"],
+        params=_task_params(given),
+        revision=given["revision"],
+        dtype=given["dtype"],
+        name=given["name"] or _name_of(inputs),
+        queue=given["queue"],
+        priority=_priority(given["priority"], nearest),
+        key=given["key"],
+        max_error_rate=parse_rate(given["max_error_rate"]),
+    )
+    reading = ReadOptions(
+        columns={"text": given["text_column"]} if given["text_column"] else {},
+        id_column=given["id_column"],
+        format=given["input_format"],
+        delimiter=given["delimiter"],
+        quoting=given["quoting"],
+        header=not given["no_header"],
+        limit=given["limit"],
+        skip_bad=given["skip_bad"],
+    )
+    return Submission(inputs=inputs, spec=spec, reading=reading)
+
+
+def _name_of(inputs: Sequence[Path]) -> str:
+    more = f" and {len(inputs) - 1} more" if len(inputs) > 1 else ""
+    return ("stdin" if str(inputs[0]) == "-" else inputs[0].name) + more
+
+
+def _priority(value: str, nearest: Any) -> Any:
+    from textmill.core.errors import InvalidJobError
+    from textmill.core.jobs import Priority
+
+    try:
+        return Priority(value)
+    except ValueError:
+        known = [priority.value for priority in Priority]
+        raise InvalidJobError(
+            f"priority {value!r} is unknown; expected {', '.join(known)}{nearest(value, known)}"
+        ) from None
+
+
+def _task_params(given: dict[str, Any]) -> dict[str, Any]:
+    params: dict[str, Any] = {
+        name: given[name]
+        for name in ("top_k", "multi_label", "threshold", "on_long")
+        if given[name] is not None
+    }
+    for pair in given["param"] or []:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise typer.BadParameter(f"{pair!r} is no NAME=VALUE", param_hint="--param")
+        params[name.replace("-", "_")] = value
+    return params
+
+
+def parse_rate(value: str | None) -> float | None:
+    """``5%`` and ``0.05`` are the same share; raises InvalidJobError for anything else."""
+    if value is None:
+        return None
+    from textmill.core.errors import InvalidJobError
+
+    try:
+        rate = float(value.removesuffix("%")) / (100 if value.endswith("%") else 1)
+    except ValueError:
+        rate = -1.0
+    if not 0 <= rate <= 1:
+        raise InvalidJobError(
+            f"--max-error-rate is {value!r}; expected a share such as 5% or 0.05, at most 100%"
+        )
+    return rate
+
+
+def submit_records(context: Context, submission: Submission) -> Submitted:
+    """Read the inputs into SQL, with a line of progress for a person; returns the job."""
+    from textmill.producer.submit import submit_job
+
+    spec = submission.check(context.settings)
+    with submission.open() as reader:
+        try:
+            submitted = submit_job(
+                context.database, context.publisher, spec, reader, progress=_LoadProgress()
+            )
+        finally:
+            _LoadProgress.clear()
+    if submitted.existing:
+        say(f"key {spec.key!r} is job {submitted.job_id} already; nothing was submitted")
+    return submitted
+
+
+class _LoadProgress:
+    """A counter on a terminal while the input is loaded; silence elsewhere."""
+
+    def __call__(self, records: int) -> None:
+        if sys.stderr.isatty():
+            print(f"\rloading {number(records)} records", end="", file=sys.stderr, flush=True)
+
+    @staticmethod
+    def clear() -> None:
+        if sys.stderr.isatty():
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def warn_if_waiting(context: Context, submission: Submission, submitted: Submitted) -> None:
+    """Say what the job waits for: a broker, a worker, or a worker of its queue."""
+    from textmill.core.jobs import ENDED, JobStatus
+    from textmill.db.workers import live_workers
+
+    job = context.job(submitted.job_id)
+    if JobStatus(job.status) in ENDED:
+        return
+    if submitted.undispatched:
+        say(f"note: accepted, not dispatched yet: {submitted.undispatched}")
+    with context.database.read() as connection:
+        workers = live_workers(connection, job.queue)
+    if not workers:
+        queue = "" if job.queue == "default" else f" --queues {job.queue}"
+        command = "textmill up" if context.settings.embedded_broker else "textmill worker"
+        say(f"note: no live worker serves queue {job.queue!r}; start one with `{command}{queue}`")
+
+
+def show_dry_run(context: Context, submission: Submission, *, json: bool) -> None:
+    """Read and check everything, write nothing."""
+    from textmill.core.jobs import BadRecord
+    from textmill.core.tasks import get_task
+    from textmill.producer.submit import iter_dry
+
+    spec = submission.check(context.settings)
+    records = bad = 0
+    first: list[str] = []
+    with submission.open() as reader:
+        for record in iter_dry(reader):
+            records += 1
+            if isinstance(record, BadRecord):
+                bad += 1
+            elif len(first) < 3:
+                first.append(f"{record.record_id}: {shorten(str(record.inputs), 70)}")
+        fields, extra = dict(reader.fields), list(reader.extra_columns)
+    chunks = -(-(records - bad) // get_task(spec.task).chunk_records)
+    if json:
+        emit_json({"records": records, "bad_records": bad, "chunks": chunks, "columns": fields})
+        return
+    say(f"would submit {number(records)} records in about {number(chunks)} chunks ({bad} bad)")
+    say(f"  task     {spec.task} {spec.params or ''}".rstrip())
+    say(f"  model    {spec.model}")
+    say(f"  columns  {', '.join(f'{f} = {c!r}' for f, c in fields.items())}")
+    say(f"  kept     {', '.join(extra) or 'no other columns'}")
+    for line in first:
+        say(f"  record   {line}")
+    say("nothing was written")

@@ -1,0 +1,185 @@
+"""Watching a job until it ends: a live display on a terminal, plain or JSON lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from textmill.producer.summary import Summary, summarize
+from textmill.producer.terminal import duration, emit_json, number, say, share, shorten
+
+if TYPE_CHECKING:
+    from textmill.db.session import Database
+
+POLL_SECONDS = 0.25
+LINE_SECONDS = 5.0  # between two lines where there is no terminal
+RATE_SECONDS = 10.0  # the rate is the mean over this time
+SHOWN_LABELS = 4
+
+
+class RateMeter:
+    """Records per second over the last ``RATE_SECONDS``."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def update(self, processed: int) -> float | None:
+        """The rate after this observation; None until something moved."""
+        now = time.monotonic()
+        self._seen.append((now, processed))
+        while len(self._seen) > 2 and now - self._seen[0][0] > RATE_SECONDS:
+            self._seen.popleft()
+        then, before = self._seen[0]
+        if now <= then or processed <= before:
+            return None
+        return (processed - before) / (now - then)
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A summary with its rate and what they say of the time left."""
+
+    summary: Summary
+    rate: float | None
+    starting: str | None = None  # said instead of "no live worker"
+
+    @property
+    def seconds_left(self) -> float | None:
+        """None while there is no rate."""
+        left = self.summary.job.total_records - self.summary.processed
+        return left / self.rate if self.rate else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """One line of ``watch --json``."""
+        return self.summary.as_dict() | {
+            "records_per_second": self.rate,
+            "seconds_left": self.seconds_left,
+        }
+
+    def counts(self) -> str:
+        """``1,024/5,574 (18.4 %)``."""
+        done, total = self.summary.processed, self.summary.job.total_records
+        return f"{number(done)}/{number(total)} ({share(done, total)})"
+
+    def pace(self) -> str:
+        """``1,204 records/s, 3.8 s left``, or what the job waits for."""
+        if self.rate:
+            return f"{number(self.rate)} records/s, {duration(self.seconds_left)} left"
+        if self.summary.processed:
+            return "…"
+        if not self.summary.workers:
+            return self.starting or f"no live worker for queue {self.summary.job.queue!r}"
+        return "loading the model"
+
+    def labels(self) -> str:
+        """The most frequent labels so far, and the errors."""
+        parts = [
+            f"{shorten(count.label, 24)} {number(count.records)}"
+            for count in self.summary.labels[:SHOWN_LABELS]
+        ]
+        if self.summary.job.error_records:
+            parts.append(f"errors {number(self.summary.job.error_records)}")
+        return "  ".join(parts)
+
+    def devices(self) -> str:
+        """``2 workers: cpu, cuda:0``."""
+        devices = [f"{worker.host} {worker.device}" for worker in self.summary.workers]
+        return f"{len(devices)} worker{'s' * (len(devices) != 1)}: {', '.join(devices[:4])}"
+
+
+def watch_job(
+    database: Database,
+    job_id: str,
+    *,
+    json: bool = False,
+    starting: str | None = None,
+    stopped: Callable[[], str | None] = lambda: None,
+) -> Summary:
+    """Show the job until it ends and return its last summary.
+
+    ``stopped`` may say why nothing more will happen (a worker that could not start); it then ends
+    the watch early. ``starting`` is shown until the first worker is live.
+    Raises KeyboardInterrupt at Ctrl-C, with the job left as it is.
+    """
+    display = _Json() if json else _Live() if sys.stderr.isatty() else _Lines()
+    meter = RateMeter()
+    pause = threading.Event()
+    with display:
+        while True:
+            summary = summarize(database, job_id, errors=False)
+            display.show(Moment(summary, meter.update(summary.processed), starting))
+            if summary.ended or stopped() is not None:
+                break
+            pause.wait(POLL_SECONDS)
+    return summarize(database, job_id)
+
+
+class _Display:
+    def __enter__(self) -> _Display:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+    def show(self, moment: Moment) -> None:
+        raise NotImplementedError
+
+
+class _Lines(_Display):
+    """A line every few seconds, for logs."""
+
+    def __init__(self) -> None:
+        self._last = 0.0
+        self._shown = -1
+
+    def show(self, moment: Moment) -> None:
+        processed = moment.summary.processed
+        due = time.monotonic() - self._last >= LINE_SECONDS or moment.summary.ended
+        if not due or processed == self._shown:
+            return
+        self._last, self._shown = time.monotonic(), processed
+        say(f"{moment.counts()}  {moment.pace()}  {moment.labels()}".rstrip())
+
+
+class _Json(_Display):
+    """One JSON object whenever something changed."""
+
+    def __init__(self) -> None:
+        self._shown: object = None
+
+    def show(self, moment: Moment) -> None:
+        state = (moment.summary.processed, moment.summary.status)
+        if state != self._shown:
+            self._shown = state
+            emit_json(moment.as_dict())
+
+
+class _Live(_Display):
+    """A bar and three lines that change in place."""
+
+    def __enter__(self) -> _Live:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._live = Live(console=Console(stderr=True), transient=True, auto_refresh=False)
+        self._live.__enter__()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._live.__exit__(None, None, None)
+
+    def show(self, moment: Moment) -> None:
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.text import Text
+
+        total = max(1, moment.summary.job.total_records)
+        lines = [moment.counts() + "  " + moment.pace(), moment.labels(), moment.devices()]
+        bar = ProgressBar(total=total, completed=moment.summary.processed, width=50)
+        texts = [Text(line, no_wrap=True, overflow="ellipsis") for line in lines if line]
+        self._live.update(Group(bar, *texts), refresh=True)

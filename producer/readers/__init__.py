@@ -1,0 +1,10 @@
+"""Reading inputs as a stream of records: files, stdin or Python objects, in bounded memory.
+
+Knows nothing of jobs in SQL: ``submit`` reads from here and writes there.
+"""
+
+from textmill.producer.readers.ids import IdCheck
+from textmill.producer.readers.options import ReadOptions
+from textmill.producer.readers.reader import RecordReader, open_records, records_from_objects
+
+__all__ = ["IdCheck", "ReadOptions", "RecordReader", "open_records", "records_from_objects"]

@@ -1,0 +1,110 @@
+"""Finding duplicate record ids exactly, in bounded memory, however many there are."""
+
+from __future__ import annotations
+
+import marshal
+import tempfile
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import IO
+
+from textmill.core.errors import InputError
+
+BUCKETS = 256
+BUFFER_BYTES = 16 * 1024 * 1024
+_OVERHEAD_BYTES = 110  # of a str, an int and their places in two lists
+
+Segment = tuple[list[str], list[int]]
+
+
+class IdCheck:
+    """Remembers every id and says at the end whether one came twice; use as a context manager.
+
+    Ids are compared as they are, never by a digest. Beyond ``buffer_bytes`` they go to an unnamed
+    temporary file, split by hash into buckets that are checked one at a time; the system deletes
+    that file even when the process is killed.
+    """
+
+    def __init__(self, buffer_bytes: int = BUFFER_BYTES) -> None:
+        self._buffer_bytes = buffer_bytes
+        self._ids: list[str] = []
+        self._numbers: list[int] = []
+        self._size = 0
+        self._file: IO[bytes] | None = None
+        self._segments: list[list[int]] = [[] for _ in range(BUCKETS)]  # offsets in the file
+
+    def __enter__(self) -> IdCheck:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def add(self, record_id: str, line_or_index: int) -> None:
+        """Remember one id; numbers must rise."""
+        self._ids.append(record_id)
+        self._numbers.append(line_or_index)
+        self._size += len(record_id) + _OVERHEAD_BYTES
+        if self._size > self._buffer_bytes:
+            self._spill()
+
+    def finish(self) -> None:
+        """Raise InputError for the duplicate whose second occurrence comes first, if any."""
+        if self._file is None:
+            found = [_first_duplicate([(self._ids, self._numbers)])]
+        else:
+            self._spill()
+            found = [_first_duplicate(self._read_bucket(at)) for at in range(BUCKETS)]
+        duplicates = [duplicate for duplicate in found if duplicate is not None]
+        if duplicates:
+            second, first, record_id = min(duplicates)
+            raise InputError(
+                f"the id {record_id!r} occurs twice, in records {first} and {second}; "
+                "expected each id once. Choose another --id-column, or none to number the records"
+            )
+
+    def close(self) -> None:
+        """Forget all ids and delete the temporary file."""
+        self._ids, self._numbers, self._size = [], [], 0
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _spill(self) -> None:
+        buckets: list[Segment] = [([], []) for _ in range(BUCKETS)]
+        for record_id, number in zip(self._ids, self._numbers, strict=True):
+            ids, numbers = buckets[hash(record_id) % BUCKETS]
+            ids.append(record_id)
+            numbers.append(number)
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(prefix="textmill-ids-")  # noqa: SIM115
+        for bucket, segment in zip(self._segments, buckets, strict=True):
+            if segment[0]:
+                bucket.append(self._file.tell())
+                marshal.dump(segment, self._file)
+        self._ids, self._numbers, self._size = [], [], 0
+
+    def _read_bucket(self, at: int) -> Iterator[Segment]:
+        if self._file is not None:
+            for offset in self._segments[at]:
+                self._file.seek(offset)
+                yield marshal.load(self._file)
+
+
+def _first_duplicate(segments: Iterable[Segment]) -> tuple[int, int, str] | None:
+    """The first repeated id of a bucket as (second number, first number, id)."""
+    seen: dict[str, int] = {}
+    for ids, numbers in segments:
+        fresh = dict(zip(ids, numbers, strict=True))
+        if len(fresh) == len(ids) and seen.keys().isdisjoint(fresh):
+            seen.update(fresh)
+            continue
+        for record_id, number in zip(ids, numbers, strict=True):
+            first = seen.setdefault(record_id, number)
+            if first != number:
+                return number, first, record_id
+    return None

@@ -1,0 +1,37 @@
+"""Python values as JSON can hold them, for what Parquet and the Python API bring along."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from textmill.producer.readers.builder import without_nul
+
+
+def to_jsonable(value: Any) -> Any:
+    """Dates and times as ISO strings, bytes as base64, Decimals and others as strings, NaN and
+    infinities as None, NUL as U+FFFD."""
+    if value is None or type(value) is bool or type(value) is int:
+        return value
+    if isinstance(value, str):
+        return without_nul(str(value))
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, bytes | bytearray | memoryview):
+        return base64.b64encode(value).decode("ascii")
+    if isinstance(value, Mapping):
+        return {without_nul(str(key)): to_jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [to_jsonable(item) for item in value]
+    return _scalar(value)
+
+
+def _scalar(value: Any) -> Any:
+    for method in ("isoformat", "item"):  # dates and times; scalars of numpy and torch
+        convert = getattr(value, method, None)
+        if callable(convert):
+            converted = convert()
+            return converted if isinstance(converted, str) else to_jsonable(converted)
+    return without_nul(str(value))

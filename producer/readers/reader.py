@@ -1,0 +1,178 @@
+"""Opening inputs and reading them one after another as one stream of records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from textmill.core.errors import InputError
+from textmill.core.jobs import BadRecord, Record
+from textmill.producer.readers.builder import RecordBuilder
+from textmill.producer.readers.columns import choose_columns, require_column
+from textmill.producer.readers.formats import check_one_family, open_source
+from textmill.producer.readers.objects import ObjectSource
+from textmill.producer.readers.options import ReadOptions, Source
+from textmill.producer.readers.streams import STDIN
+
+Opener = Callable[[], Source]
+
+
+class RecordReader:
+    """The records of all inputs, once, with indexes consecutive from 0, bad rows included.
+
+    ``fields`` says which column serves each input field, ``columns`` are all columns of the first
+    input with rows (for JSONL, of its first rows). A context manager.
+    """
+
+    def __init__(
+        self, openers: Sequence[Opener], fields: Sequence[str], options: ReadOptions
+    ) -> None:
+        self._options = options
+        self._current, self._later = _first_with_rows(openers)
+        self._started = False
+        try:
+            self.fields: Mapping[str, str] = self._choose(self._current, fields)
+        except InputError:
+            self.close()
+            raise
+        self.columns: tuple[str, ...] = self._current.columns
+
+    @property
+    def id_column(self) -> str | None:
+        """The column of the record ids; None if a record's id is its index."""
+        return self._options.id_column
+
+    @property
+    def extra_columns(self) -> tuple[str, ...]:
+        """The columns that are kept in ``Record.extra``."""
+        used = {*self.fields.values(), self._options.id_column}
+        return tuple(column for column in self.columns if column not in used)
+
+    def __enter__(self) -> RecordReader:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the input that is open."""
+        self._current.close()
+
+    def __iter__(self) -> Iterator[Record | BadRecord]:
+        """All records, up to the limit; raises InputError for a bad row unless ``skip_bad``."""
+        if self._started:
+            raise RuntimeError("a RecordReader is read once; open the inputs again")
+        self._started = True
+        return islice(self._records(), self._options.limit)
+
+    def _records(self) -> Iterator[Record | BadRecord]:
+        index = yield from self._current.records(self._builder(self._current), 0)
+        for opener in self._later:
+            self.close()
+            self._current = opener()
+            self.check_fits(self._current)
+            index = yield from self._current.records(self._builder(self._current), index)
+        self.close()
+
+    def check_fits(self, source: Source) -> None:
+        """Raise InputError unless a further input has the columns that are needed."""
+        if not source.columns:
+            return  # empty, or JSONL whose first rows are all bad: its rows are checked one by one
+        needed = [*self.fields.values(), self._options.id_column]
+        for column in needed:
+            if column is not None:
+                require_column(source.name, source.columns, column)
+
+    def _builder(self, source: Source, fields: Mapping[str, str] | None = None) -> RecordBuilder:
+        return RecordBuilder(
+            source.name,
+            self.fields if fields is None else fields,
+            self._options.id_column,
+            self._options.skip_bad,
+            source.unit,
+        )
+
+    def _choose(self, source: Source, fields: Sequence[str]) -> dict[str, str]:
+        asked, id_column = self._options.columns, self._options.id_column
+        if source.columns:
+            return choose_columns(
+                source.name, source.columns, source.sample(), fields, asked, id_column
+            )
+        return self._choose_blindly(source, fields)
+
+    def _choose_blindly(self, source: Source, fields: Sequence[str]) -> dict[str, str]:
+        """Columns for an input whose first rows are all bad: what is wrong with them is told."""
+        chosen = {field: self._options.columns.get(field, field) for field in fields}
+        if not self._options.skip_bad:
+            next(source.records(self._builder(source, chosen), 0))
+        if set(fields) <= set(self._options.columns):
+            return chosen
+        options = " ".join(f"--{field}-column" for field in fields)
+        raise InputError(f"{source.name}: its first rows are all bad, so pass {options}")
+
+
+def open_records(
+    inputs: Sequence[str | Path], fields: Sequence[str], options: ReadOptions
+) -> RecordReader:
+    """Open files (``-`` is stdin) whose records serve a task's ``fields``.
+
+    Raises InputError where an input cannot be read, is of another format, has no rows, or lacks
+    a column that is needed. Files after the first are looked into now and read when reached.
+    """
+    check_one_family(inputs, options)
+    reader = RecordReader([_opener(path, options) for path in inputs], fields, options)
+    try:
+        for path in inputs[1:]:
+            if not _is_pipe(path):
+                _look_into(path, reader, options)
+    except InputError:
+        reader.close()
+        raise
+    return reader
+
+
+def records_from_objects(
+    objects: Iterable[str | Mapping[str, Any]], fields: Sequence[str], options: ReadOptions
+) -> RecordReader:
+    """Read Python objects like rows: mappings with columns, or strings for a task of one field."""
+    text_column = options.columns.get(fields[0], fields[0]) if len(fields) == 1 else None
+    return RecordReader([lambda: ObjectSource(objects, text_column)], fields, options)
+
+
+def _opener(path: str | Path, options: ReadOptions) -> Opener:
+    return lambda: open_source(path, options)
+
+
+def _is_pipe(path: str | Path) -> bool:
+    """Whether an input can be opened only once, so that it is checked when it is reached."""
+    given = Path(path)
+    return str(path) == STDIN or (given.exists() and not given.is_file() and not given.is_dir())
+
+
+def _look_into(path: str | Path, reader: RecordReader, options: ReadOptions) -> None:
+    source = open_source(path, options)
+    try:
+        reader.check_fits(source)
+    finally:
+        source.close()
+
+
+def _first_with_rows(openers: Sequence[Opener]) -> tuple[Source, Sequence[Opener]]:
+    """The first input that has rows, opened, and those after it."""
+    empty: list[str] = []
+    for at, opener in enumerate(openers):
+        source = opener()
+        if source.has_rows():
+            return source, openers[at + 1 :]
+        kind = "has a header but no rows" if source.columns else "is empty"
+        empty.append(f"{source.name}: {kind}")
+        source.close()
+    raise InputError("; ".join(empty))

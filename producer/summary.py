@@ -1,0 +1,180 @@
+"""What a person wants to know of a job at one moment, read from SQL."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textmill.core.jobs import ENDED, JobStatus
+from textmill.db.jobs import get_job
+from textmill.db.queries import LabelCount, count_errors, count_labels
+from textmill.db.workers import live_workers
+from textmill.producer.terminal import duration, number, share, shorten, table
+
+if TYPE_CHECKING:
+    from sqlalchemy import Row
+
+    from textmill.core.settings import Settings
+    from textmill.db.session import Database
+
+SHOWN_LABELS = 20
+EXIT_CODES = {
+    JobStatus.COMPLETED: 0,
+    JobStatus.COMPLETED_WITH_ERRORS: 3,
+    JobStatus.FAILED: 1,
+    JobStatus.CANCELLED: 1,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One job with its counts by label, its errors by reason and the workers of its queue."""
+
+    job: Row[Any]
+    labels: list[LabelCount]
+    errors: list[tuple[str, int, str]]
+    workers: list[Row[Any]]
+
+    @property
+    def status(self) -> JobStatus:
+        """The job's status."""
+        return JobStatus(self.job.status)
+
+    @property
+    def ended(self) -> bool:
+        """True if nothing more happens by itself."""
+        return self.status in ENDED
+
+    @property
+    def processed(self) -> int:
+        """Records that have their row."""
+        return int(self.job.done_records + self.job.error_records)
+
+    @property
+    def run_seconds(self) -> float | None:
+        """From the first claim to the end; None while it runs."""
+        if self.job.finished_at is None or self.job.started_at is None:
+            return None
+        return float(self.job.finished_at - self.job.started_at)
+
+    @property
+    def exit_code(self) -> int:
+        """0 done, 1 failed or cancelled, 3 done with record errors."""
+        return EXIT_CODES.get(self.status, 0)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        job = {key: value for key, value in self.job._mapping.items() if key != "input_hash"}
+        return job | {
+            "labels": {count.label: count.records for count in self.labels},
+            "errors": [
+                {"code": code, "records": records, "example": example}
+                for code, records, example in self.errors
+            ],
+            "live_workers": len(self.workers),
+        }
+
+
+def summarize(database: Database, job_id: str, *, errors: bool = True) -> Summary:
+    """Read the job's summary; without ``errors`` it costs the same however many rows there are."""
+    with database.read() as connection:
+        job = get_job(connection, job_id)
+        reasons = count_errors(connection, job_id) if errors and job.error_records else []
+        return Summary(
+            job, count_labels(connection, job_id), reasons, live_workers(connection, job.queue)
+        )
+
+
+def describe_job(summary: Summary, settings: Settings) -> str:
+    """Several lines for a person: what it is, how it went, what to type next."""
+    job = summary.job
+    parts = [headline(summary), ""]
+    parts += [
+        f"  job       {job.id}  {job.name or ''}".rstrip(),
+        f"  task      {job.task} {job.params or ''}".rstrip(),
+        f"  model     {job.model}" + (f" @ {job.revision}" if job.revision else ""),
+        f"  queue     {job.queue}, priority {job.priority}",
+        f"  tokens    {number(job.input_tokens)} in, {number(job.output_tokens)} out; "
+        f"{duration(job.device_seconds)} of device time",
+    ]
+    if job.error:
+        parts.append(f"  reason    {job.error}")
+    parts += label_lines(summary) + error_lines(summary) + [""]
+    parts += next_steps(summary, settings)
+    return "\n".join(parts)
+
+
+def headline(summary: Summary) -> str:
+    """One line: status, records, time, rate, errors."""
+    job = summary.job
+    status = str(summary.status).replace("_", " ")
+    line = f"{status}: {number(summary.processed)} of {number(job.total_records)} records"
+    seconds = summary.run_seconds
+    if seconds and summary.processed:
+        line += f" in {duration(seconds)}, {number(summary.processed / seconds)} records/s"
+    if job.error_records:
+        line += f", {number(job.error_records)} errors"
+    return line
+
+
+def label_lines(summary: Summary) -> list[str]:
+    """Counts by label, the most frequent first."""
+    if not summary.labels:
+        return []
+    total = summary.job.done_records
+    rows = [
+        [shorten(count.label, 40), number(count.records), share(count.records, total)]
+        for count in summary.labels[:SHOWN_LABELS]
+    ]
+    lines = ["", *_indented(table(["label", "records", "share"], rows, right="records,share"))]
+    if len(summary.labels) > SHOWN_LABELS:
+        lines.append(f"  … and {len(summary.labels) - SHOWN_LABELS} more labels")
+    return lines
+
+
+def error_lines(summary: Summary) -> list[str]:
+    """Errors by reason, with an example of each."""
+    if not summary.errors:
+        return []
+    rows = [
+        [code, number(records), shorten(example or "", 60)]
+        for code, records, example in summary.errors
+    ]
+    return ["", *_indented(table(["error", "records", "for example"], rows, right="records"))]
+
+
+def _indented(text: str) -> list[str]:
+    return [f"  {line}" for line in text.split("\n")]
+
+
+def database_place(settings: Settings) -> str:
+    """Where the database is, without its password."""
+    from sqlalchemy import make_url
+
+    url = make_url(settings.effective_database_url)
+    if url.get_backend_name() == "sqlite":
+        return str(Path(url.database or "").absolute())
+    return url.render_as_string(hide_password=True)
+
+
+def next_steps(summary: Summary, settings: Settings) -> list[str]:
+    """The commands a person is likely to type next."""
+    job_id = summary.job.id
+    lines = [f"database  {database_place(settings)}"]
+    if not summary.ended:
+        lines.append(f"next      textmill watch {job_id}")
+        if not summary.workers:
+            lines.append(f"          textmill worker --queues {summary.job.queue}   (none is live)")
+        return lines
+    if summary.labels:
+        label = shlex.quote(summary.labels[-1].label)
+        lines.append(f"next      textmill results {job_id} --label {label} --min-score 0.9")
+    elif summary.job.done_records:
+        lines.append(f"next      textmill results {job_id}")
+    if summary.job.error_records:
+        lines.append(f"          textmill results {job_id} --errors")
+    if summary.status in (JobStatus.FAILED, JobStatus.COMPLETED_WITH_ERRORS):
+        lines.append(f"          textmill retry {job_id}")
+    return lines

@@ -1,0 +1,53 @@
+"""``python -P -m textmill.workers``: what ``textmill worker`` becomes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import threading
+
+from textmill.core.embedded import EmbeddedServices
+from textmill.core.errors import TextmillError
+from textmill.core.logs import configure_logging
+from textmill.core.settings import load_settings
+from textmill.core.tasks import load_plugins
+from textmill.workers.supervisor import Supervisor, find_devices
+
+
+def main() -> int:
+    """Parse the options, start the supervisor, return its exit code."""
+    parser = argparse.ArgumentParser(prog="textmill worker")
+    parser.add_argument("--devices", default="auto")
+    parser.add_argument("--queues", default="default")
+    parser.add_argument("--slots", type=int)
+    parser.add_argument("--drain-seconds", type=float)
+    parser.add_argument("--end-with-parent", action="store_true")
+    given = parser.parse_args()
+    try:
+        settings = load_settings(slots=given.slots, drain_seconds=given.drain_seconds)
+        configure_logging(settings)
+        load_plugins(settings.plugins)
+        queues = [name.strip() for name in given.queues.split(",") if name.strip()]
+        with EmbeddedServices(settings) as services:
+            devices = find_devices(given.devices)
+            supervisor = Supervisor(settings, devices, queues or ["default"], services.ensure)
+            if given.end_with_parent:
+                _start_stop_at_end_of_input(supervisor)
+            return supervisor.run()
+    except TextmillError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _start_stop_at_end_of_input(supervisor: Supervisor) -> None:
+    def watch() -> None:
+        while os.read(sys.stdin.fileno(), 1024):
+            pass
+        supervisor.request_stop()
+
+    threading.Thread(target=watch, name="parent watch", daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

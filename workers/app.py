@@ -1,0 +1,102 @@
+"""The Celery side of one worker process: one task, a pool of threads, and the signals around it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+import warnings
+from typing import Any
+
+import structlog
+from celery import signals
+from celery.platforms import SecurityWarning
+
+from textmill.core.broker import make_celery, worker_queues
+from textmill.core.errors import TextmillError
+from textmill.core.logs import configure_logging
+from textmill.core.messages import TASK_NAME
+from textmill.core.settings import Settings, load_settings
+from textmill.core.tasks import load_plugins
+from textmill.workers.process import WorkerOptions, WorkerProcess
+from textmill.workers.tasks import process_chunk
+
+log = structlog.get_logger("textmill.worker")
+
+
+def run_worker(settings: Settings, options: WorkerOptions) -> None:
+    """Consume messages until SIGTERM; then finish what runs and give back the rest."""
+    app = make_celery(settings, for_worker=True)
+    process = WorkerProcess(settings, options)
+
+    def handle(chunk_id: int, attempt: int) -> None:
+        process_chunk(process, chunk_id, attempt)
+
+    app.task(name=TASK_NAME, ignore_result=True)(handle)
+    _connect_signals(process)
+    # A threads pool in one process per device: CUDA does not survive a fork. Without heartbeats:
+    # with them a broker that hangs held SIGTERM for over a minute.
+    arguments = ["--quiet", "worker", "--pool", "threads", "--concurrency", str(options.slots)]
+    arguments += ["--queues", ",".join(worker_queues(options.queues))]
+    arguments += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+    arguments += ["--loglevel", settings.log_level.upper(), "-n", options.id]
+    app.worker_main(arguments)
+
+
+def _connect_signals(process: WorkerProcess) -> None:
+    def start(**_: Any) -> None:
+        try:
+            process.start()
+        except TextmillError as error:
+            # Of all exceptions only SystemExit stops a Celery worker's boot.
+            log.error("worker not started", reason=str(error))
+            raise SystemExit(error.exit_code) from None
+
+    def ready(**_: Any) -> None:
+        log.info(
+            "ready",
+            worker=process.options.id,
+            slots=process.options.slots,
+            queues=",".join(process.options.queues),
+        )
+
+    signals.setup_logging.connect(lambda **_: configure_logging(process.settings), weak=False)
+    signals.worker_init.connect(start, weak=False)
+    signals.worker_ready.connect(ready, weak=False)
+    signals.worker_shutting_down.connect(lambda **_: process.stopping.set(), weak=False)
+    signals.worker_shutdown.connect(lambda **_: process.stop(), weak=False)
+
+
+def end_with_parent() -> None:
+    """Ask this process to stop once standard input closes: its parent is gone, however it went."""
+
+    def watch() -> None:
+        while os.read(sys.stdin.fileno(), 1024):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="parent watch", daemon=True).start()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry of a child of the supervisor: ``python -P -m textmill.workers.app``."""
+    parser = argparse.ArgumentParser(prog="textmill worker process")
+    parser.add_argument("--id", required=True)
+    parser.add_argument("--device", required=True)
+    parser.add_argument("--queues", required=True)
+    parser.add_argument("--slots", type=int, required=True)
+    given = parser.parse_args(arguments)
+    settings = load_settings()
+    configure_logging(settings)
+    # Celery warns of root because of pickles, which are refused here; containers run as root.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
+    end_with_parent()
+    load_plugins(settings.plugins)
+    queues = tuple(given.queues.split(","))
+    run_worker(settings, WorkerOptions(given.id, given.device, queues, given.slots))
+
+
+if __name__ == "__main__":
+    main()

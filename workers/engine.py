@@ -1,0 +1,363 @@
+"""An engine: one thread that owns one model and runs the items of many chunks through it.
+
+Tokenizing (``Runner.prepare``) and building outputs (``Runner.join``) happen in the threads that
+submit and wait, so this thread only forms batches and forwards them. Knows neither SQL, Celery nor
+torch; which engines exist is the pool's business (``textmill.workers.models``).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
+from contextlib import AbstractContextManager, nullcontext
+from enum import StrEnum
+from threading import Condition, Thread
+from typing import Any
+
+from textmill.core.errors import EngineClosedError, ModelLoadError, RecordError, RetryableError
+from textmill.core.jobs import Record
+from textmill.core.tasks import TaskParams
+from textmill.workers.items import DeviceLostError, DeviceOutOfMemoryError, Runner
+from textmill.workers.scheduler import Entry, Scheduler, TokenBudget, padded_tokens
+from textmill.workers.submission import Submission, contract_message, runner_error
+
+log = logging.getLogger(__name__)
+
+__all__ = ["Activity", "Engine", "EngineState", "Submission"]
+
+
+class EngineState(StrEnum):
+    """Where an engine stands."""
+
+    LOADING = "loading"  # its thread loads and warms up the model; submit waits
+    READY = "ready"  # takes work
+    FAILED = "failed"  # the model could not be loaded or the device was lost: see ``failure``
+    CLOSED = "closed"  # was closed, or its thread ended; takes no work
+
+
+class Activity(StrEnum):
+    """What the engine's thread is doing; a watchdog has a time limit for each but idle."""
+
+    IDLE = "idle"
+    LOAD = "load"
+    WARM_UP = "warm_up"
+    FORWARD = "forward"
+
+
+class Engine:
+    """One thread, one model, and the items that wait for it."""
+
+    def __init__(
+        self,
+        load: Callable[[], Runner],
+        *,
+        max_batch_tokens: int | None = None,
+        device_lock: AbstractContextManager[Any] | None = None,
+        max_waiting_items: int = 65536,
+        max_batch_items: int = 4096,
+        name: str = "",
+        on_idle: Callable[[], None] | None = None,
+    ) -> None:
+        """Start the thread, which calls ``load`` and warms the runner up.
+
+        ``max_batch_tokens`` counts padded tokens (default: the runner's). ``device_lock`` is held
+        during each forward pass; engines that share a device share it. ``on_idle`` is called from
+        any thread, outside the engine's lock, whenever the last work has left.
+        """
+        self.name = name
+        self.load_seconds = 0.0
+        self.device_seconds = 0.0  # all forward time so far
+        self.last_progress = time.monotonic()  # the activity began, or something ended
+        self.activity = Activity.LOAD
+        self.failure: Exception | None = None
+        self._load = load
+        self._max_batch_tokens = max_batch_tokens
+        self._max_waiting_items = max_waiting_items
+        self._max_batch_items = max_batch_items
+        self._device_lock = device_lock or nullcontext()
+        self._on_idle = on_idle
+        self._state = EngineState.LOADING
+        self._changed = Condition()  # guards all below, tells of every change
+        self._runner: Runner | None = None
+        self._scheduler: Scheduler[Submission] = Scheduler(TokenBudget(max_batch_tokens or 1))
+        self._open: set[Submission] = set()
+        self._submitting = 0
+        self._idle_since: float | None = time.monotonic()
+        self._thread = Thread(target=self._run, name=f"engine {name}", daemon=True)
+        self._thread.start()
+
+    @property
+    def state(self) -> EngineState:
+        """Loading, ready, failed or closed."""
+        return self._state
+
+    @property
+    def busy(self) -> bool:
+        """True while the thread is inside the runner; then ``last_progress`` must move."""
+        return self.activity is not Activity.IDLE
+
+    @property
+    def waiting(self) -> int:
+        """How many items wait for a batch."""
+        return len(self._scheduler)
+
+    @property
+    def batch_tokens(self) -> int:
+        """The token budget now; below the maximum for a while after an out-of-memory."""
+        return self._scheduler.budget.tokens
+
+    @property
+    def idle_since(self) -> float | None:
+        """Monotonic time at which the last work left; None while there is work."""
+        return self._idle_since
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the loaded model takes on the device; 0 while there is none."""
+        runner = self._runner
+        return runner.memory_bytes if runner is not None else 0
+
+    def touch(self) -> None:
+        """Count as used now, so that the pool does not close it before the next submit."""
+        with self._changed:
+            if self._idle_since is not None:
+                self._idle_since = time.monotonic()
+
+    def wait_ready(self, timeout: float | None = None) -> None:
+        """Block until the model is loaded; raises as ``submit`` does, or TimeoutError."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._state != EngineState.LOADING, timeout):
+                raise TimeoutError(f"model {self.name!r} is not loaded after {timeout} s")
+            self._check_ready()
+
+    def submit(self, records: Sequence[Record], params: TaskParams) -> Submission:
+        """Tokenize the records here, in the calling thread, and queue their items.
+
+        Blocks while the model loads, and while more than ``max_waiting_items`` wait: tokenized
+        items take memory, and more of them make no better batches. Raises ModelLoadError if the
+        model cannot be loaded, EngineClosedError, or the RetryableError the engine failed with.
+        """
+        with self._changed:
+            self._submitting += 1
+            self._idle_since = None
+        try:
+            self.wait_ready()
+            runner = self._runner
+            if runner is None:
+                raise EngineClosedError(f"engine {self.name!r} was closed")
+            submission = Submission(runner, records, params, self._cancel)
+            self._enqueue(submission)
+            return submission
+        finally:
+            with self._changed:
+                self._submitting -= 1
+            self._note_idle()
+
+    def close(self, *, timeout: float = 30) -> bool:
+        """Fail everything that waits with EngineClosedError, end the thread, free the model.
+
+        Returns False if the thread was still inside the runner after ``timeout`` seconds.
+        """
+        with self._changed:
+            if self._state in (EngineState.LOADING, EngineState.READY):
+                self._state = EngineState.CLOSED
+            self._settle_all(EngineClosedError(f"engine {self.name!r} was closed"))
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _enqueue(self, submission: Submission) -> None:
+        entries = submission.entries
+        if not entries:
+            submission.settle()
+            return
+        with self._changed:
+            self._changed.wait_for(lambda: self._admits(len(entries)))
+            self._check_ready()
+            self._open.add(submission)
+            self._scheduler.add(entries)
+            self._changed.notify_all()
+
+    def _admits(self, count: int) -> bool:
+        waiting = len(self._scheduler)
+        full = waiting > 0 and waiting + count > self._max_waiting_items
+        return not full or self._state != EngineState.READY
+
+    def _check_ready(self) -> None:
+        if self._state == EngineState.READY:
+            return
+        if self.failure is not None:
+            raise type(self.failure)(*self.failure.args)
+        raise EngineClosedError(f"engine {self.name!r} was closed")
+
+    def _cancel(self, submission: Submission) -> None:
+        with self._changed:
+            if submission in self._open:
+                self._scheduler.drop(submission)
+                self._release([submission], CancelledError())
+        self._note_idle()
+
+    # -- the engine's own thread -----------------------------------------------------------
+
+    def step(self) -> bool:
+        """One turn: take a batch, forward it, settle. False once the engine is closed."""
+        batch = self._take_batch()
+        if not batch:
+            return False
+        self._settle(batch, self._forward(batch))
+        return True
+
+    def _run(self) -> None:
+        try:
+            if self._load_model():
+                while self.step():
+                    pass
+        except RetryableError as error:
+            self._fail(error)
+        except BaseException as error:
+            log.exception("engine %s lost its thread", self.name)
+            self._fail(
+                EngineClosedError(f"engine {self.name!r} died: {type(error).__name__}: {error}")
+            )
+        finally:
+            self._end()
+
+    def _load_model(self) -> bool:
+        started = time.monotonic()
+        try:
+            self._runner = runner = self._load()
+            self._enter(Activity.WARM_UP)
+            runner.warm_up()
+        except DeviceLostError:
+            raise
+        except Exception as error:
+            self._fail(_load_error(self.name, error))
+            return False
+        budget = TokenBudget(self._max_batch_tokens or runner.max_batch_tokens)
+        with self._changed:
+            self.load_seconds = time.monotonic() - started
+            self._scheduler = Scheduler(budget, max_batch_items=self._max_batch_items)
+            if self._state == EngineState.LOADING:
+                self._state = EngineState.READY
+            self._enter(Activity.IDLE)
+            self._changed.notify_all()
+        return True
+
+    def _take_batch(self) -> list[Entry[Submission]]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._scheduler or self._state != EngineState.READY)
+            return self._scheduler.next_batch() if self._state == EngineState.READY else []
+
+    def _forward(self, batch: list[Entry[Submission]]) -> list[Any]:
+        """One row or RecordError per entry; a batch that fails is halved down to the culprit."""
+        try:
+            return self._forward_once(batch)
+        except DeviceLostError:
+            raise
+        except DeviceOutOfMemoryError as error:
+            if len(batch) == 1:
+                return [RecordError("out_of_memory", str(error))]
+            self._scheduler.budget.shrink(padded_tokens(batch))
+        except Exception as error:
+            if len(batch) == 1:
+                return [runner_error(error)]
+        middle = len(batch) // 2
+        return self._forward(batch[:middle]) + self._forward(batch[middle:])
+
+    def _forward_once(self, batch: list[Entry[Submission]]) -> list[Any]:
+        runner = self._runner
+        if runner is None:
+            raise EngineClosedError(f"engine {self.name!r} was closed")
+        items = [entry.item for entry in batch]
+        with self._device_lock:
+            self._enter(Activity.FORWARD)
+            started = self.last_progress
+            try:
+                rows = runner.forward(items)
+            finally:
+                self._enter(Activity.IDLE)
+                self._account(batch, self.last_progress - started)
+        self._scheduler.budget.recover()
+        if len(rows) != len(items):
+            error = contract_message(runner, "forward", len(items), len(rows))
+            log.error("%s", error)
+            return [RecordError("runner_contract", error)] * len(items)
+        return list(rows)
+
+    def _account(self, batch: list[Entry[Submission]], seconds: float) -> None:
+        """Share the time of a forward pass, good or bad, among its submissions by tokens."""
+        self.device_seconds += seconds
+        share = seconds / max(1, sum(entry.item.length for entry in batch))
+        for entry in batch:
+            entry.owner.device_seconds += share * entry.item.length
+
+    def _settle(self, batch: list[Entry[Submission]], rows: list[Any]) -> None:
+        done = []
+        for entry, row in zip(batch, rows, strict=True):
+            entry.row = row
+            owner = entry.owner
+            owner.unsettled -= 1
+            if owner.unsettled == 0:
+                done.append(owner)
+        with self._changed:
+            self._release(done)
+            self._changed.notify_all()  # there is room for more
+        if done:
+            self._note_idle()
+
+    def _enter(self, activity: Activity) -> None:
+        self.last_progress = time.monotonic()
+        self.activity = activity
+
+    def _fail(self, error: Exception) -> None:
+        with self._changed:
+            self.failure = error
+            self._state = EngineState.FAILED
+            self._settle_all(error)
+
+    def _end(self) -> None:
+        """The thread's last act on every way out: nobody waits any more, the model is freed."""
+        with self._changed:
+            if self._state != EngineState.FAILED:
+                self._state = EngineState.CLOSED
+            self._settle_all(EngineClosedError(f"engine {self.name!r} was closed"))
+            runner, self._runner = self._runner, None
+        try:
+            if runner is not None:
+                runner.close()
+        except Exception:
+            log.exception("closing the runner of engine %s failed", self.name)
+        self._enter(Activity.IDLE)
+        self._note_idle()
+
+    # -- under the lock, unless said otherwise ---------------------------------------------
+
+    def _settle_all(self, error: Exception) -> None:
+        self._scheduler.clear()
+        self._release(list(self._open), error)
+        self._changed.notify_all()
+
+    def _release(self, submissions: list[Submission], error: Exception | None = None) -> None:
+        for submission in submissions:
+            self._open.discard(submission)
+            submission.settle(error)
+
+    def _note_idle(self) -> None:
+        """Takes the lock itself."""
+        with self._changed:
+            if self._open or self._submitting:
+                return
+            self._idle_since = time.monotonic()
+        if self._on_idle is not None:
+            self._on_idle()
+
+
+def _load_error(name: str, error: Exception) -> ModelLoadError:
+    """The reason as a ModelLoadError, without the frames that hold the half-loaded model."""
+    if isinstance(error, ModelLoadError):
+        return error.with_traceback(None)
+    log.exception("model %s cannot be loaded", name)
+    failure = ModelLoadError(f"model {name!r} cannot be loaded: {type(error).__name__}: {error}")
+    failure.__cause__ = error.with_traceback(None)
+    return failure

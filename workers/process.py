@@ -1,0 +1,188 @@
+"""One worker process: its database, its models, its leases, and the two threads that tend them.
+
+The heartbeat renews the leases of all chunks held here in one UPDATE and tells the engine to drop
+those that are no longer ours. The sweeper repairs what others left behind.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import structlog
+
+from textmill.core.broker import Publisher
+from textmill.core.errors import ServiceUnavailableError
+from textmill.core.messages import ChunkMessage
+from textmill.core.settings import Settings
+from textmill.db import sweep as sweeping
+from textmill.db import workers as registry
+from textmill.db.chunks import Claim, give_back, renew_leases
+from textmill.db.schema import ensure_schema
+from textmill.db.session import Database
+from textmill.workers.models import ModelPool
+from textmill.workers.patience import patiently
+
+R = TypeVar("R")
+
+HEARTBEATS_PER_LEASE = 4
+
+log = structlog.get_logger("textmill.worker")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """What a supervisor tells a worker process."""
+
+    id: str
+    device: str
+    queues: tuple[str, ...]
+    slots: int
+
+
+@dataclass(slots=True)
+class Hold:
+    """A claim while it is worked on; ``drop`` is called if the chunk is lost meanwhile."""
+
+    claim: Claim
+    drop: Callable[[], None] | None = None
+    lost: bool = field(default=False)
+
+    def lose(self) -> None:
+        """Mark the chunk as no longer ours and stop its work."""
+        self.lost = True
+        if self.drop is not None:
+            self.drop()
+
+    def on_loss(self, drop: Callable[[], None]) -> None:
+        """Say how its work is stopped; at once if it was lost before there was any."""
+        self.drop = drop
+        if self.lost:
+            drop()
+
+
+class WorkerProcess:
+    """Everything the slots of one worker share. ``start`` and ``stop`` frame its life."""
+
+    def __init__(self, settings: Settings, options: WorkerOptions) -> None:
+        self.settings = settings
+        self.options = options
+        self.stopping = threading.Event()
+        self._holds: dict[tuple[int, int], Hold] = {}
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def start(self) -> None:
+        """Wait for the database, look at its schema, take a place in the table of workers."""
+        # A write transaction ends well below the lease: see Database.open.
+        self.database = Database.open(
+            self.settings,
+            pool_size=self.options.slots + 3,
+            transaction_seconds=self.settings.lease_seconds / 2,
+        )
+        self.publisher = Publisher(self.settings)
+        self.pool = ModelPool.for_device(self.options.device, self.settings)
+        self.patiently(lambda: ensure_schema(self.database, self.settings), "database")
+        self.patiently(self._register, "database")
+        self._start_thread("heartbeat", self._beat, self._heartbeat_seconds)
+        self._start_thread("sweeper", self._sweep, self.settings.sweep_seconds)
+
+    def patiently(self, action: Callable[[], R], what: str) -> R:
+        """``action()``, waiting for its service while this worker is not told to stop."""
+        return patiently(action, what=what, stopping=self.stopping)
+
+    @property
+    def place(self) -> str:
+        """Host and device: what stays the same when this process is replaced."""
+        return f"{platform.node()} {self.pool.device}"
+
+    def stop(self) -> None:
+        """Give back what is still held and leave; called when the slots are done or given up."""
+        self.stopping.set()
+        self._ended.set()
+        for thread in self._threads:
+            thread.join(timeout=10)
+        self.pool.close()
+        try:
+            self.database.transact(give_back, self.options.id, crashed=False)
+            self.database.transact(registry.forget_worker, self.options.id)
+        except ServiceUnavailableError as error:
+            log.warning("left without a word", reason=str(error))
+        self.publisher.close()
+        self.database.close()
+
+    @contextmanager
+    def holding(self, claim: Claim) -> Iterator[Hold]:
+        """The claim's lease is renewed inside this block."""
+        hold = Hold(claim)
+        key = (claim.chunk_id, claim.attempt)
+        with self._lock:
+            self._holds[key] = hold
+        try:
+            yield hold
+        finally:
+            with self._lock:
+                del self._holds[key]
+
+    def publish(self, messages: list[ChunkMessage]) -> None:
+        """Send messages; a broker that is away costs nothing, sweep sends them later."""
+        try:
+            self.publisher.publish(messages)
+        except ServiceUnavailableError as error:
+            log.warning("left to sweep", messages=len(messages), reason=str(error))
+
+    @property
+    def _heartbeat_seconds(self) -> float:
+        return min(self.settings.lease_seconds / HEARTBEATS_PER_LEASE, registry.LIVE_SECONDS / 3)
+
+    def _register(self) -> None:
+        info = registry.WorkerInfo(
+            id=self.options.id,
+            host=platform.node(),
+            pid=os.getpid(),
+            device=self.pool.device,
+            slots=self.options.slots,
+            queues=self.options.queues,
+        )
+        self.database.transact(registry.register_worker, info)
+
+    def _start_thread(self, name: str, action: Callable[[], None], pause: float) -> None:
+        def loop() -> None:
+            while not self._ended.wait(pause):
+                try:
+                    action()
+                except ServiceUnavailableError as error:
+                    log.warning(f"{name} failed", reason=str(error))
+                except Exception:
+                    log.exception(f"{name} failed")
+
+        thread = threading.Thread(target=loop, name=name, daemon=True)
+        thread.start()
+        self._threads.append(thread)
+
+    def _beat(self) -> None:
+        with self._lock:  # before the UPDATE: a claim made meanwhile is not in its answer
+            holds = dict(self._holds)
+        held = self.database.transact(
+            renew_leases, self.options.id, lease_seconds=self.settings.lease_seconds
+        )
+        for key, hold in holds.items():
+            if key not in held:
+                log.info("chunk lost", chunk=key[0], attempt=key[1])
+                hold.lose()
+        self.database.transact(
+            registry.report_alive,
+            self.options.id,
+            device=self.pool.device,
+            models=self.pool.models(),
+        )
+
+    def _sweep(self) -> None:
+        if self.database.transact(sweeping.take_turn, self.settings.sweep_seconds):
+            sweeping.sweep_and_publish(self.database, self.settings, self.publisher)

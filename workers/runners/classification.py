@@ -1,0 +1,247 @@
+"""Text classification: one label (or several) and its score for each text.
+
+Wraps ``AutoModelForSequenceClassification``. Scores are computed in fp32 and rounded to 6 digits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+
+from textmill.core.errors import InvalidJobError, ModelLoadError, RecordError
+from textmill.core.jobs import Record
+from textmill.core.tasks import ClassificationParams, TaskParams, get_task, validate_params
+from textmill.workers.items import Item, ModelRequest, Output
+from textmill.workers.runners import devices
+from textmill.workers.runners.checkpoint import Checkpoint, open_checkpoint
+from textmill.workers.runners.tokenizing import TextTokenizer, load_tokenizer
+
+HEAD = "ForSequenceClassification"
+SCORE_DIGITS = 6
+
+SOFTMAX, SIGMOID, RAW = "softmax", "sigmoid", "raw"
+
+Ranked = tuple[list[int], list[float]]  # label indices and their scores, best first
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One text as the model reads it."""
+
+    ids: list[int]
+    tokens: int  # before truncation
+    params: ClassificationParams
+
+
+class ClassificationRunner:
+    """One loaded classifier on one device. An item is a whole text."""
+
+    def __init__(self, model: Any, tokenizer: TextTokenizer, device: torch.device) -> None:
+        config = model.config
+        self._model: Any = model
+        self._tokenizer = tokenizer
+        self._device = device
+        self._labels = [config.id2label.get(i, f"LABEL_{i}") for i in range(config.num_labels)]
+        self._activation = _default_activation(config)
+        self.max_batch_tokens = devices.default_batch_tokens(device)
+        self.memory_bytes = int(model.get_memory_footprint())
+
+    @classmethod
+    def load(cls, request: ModelRequest) -> ClassificationRunner:
+        """Load a classifier; raises ModelLoadError that says what was found and expected."""
+        device = devices.choose_device(request.device)
+        dtype = devices.choose_dtype(request.dtype, device)
+        checkpoint = open_checkpoint(request.model, request.revision)
+        _check_classifier(checkpoint)
+        tokenizer = load_tokenizer(checkpoint)
+        model = _load_model(checkpoint, dtype).eval()
+        devices.run_on_device(device, lambda: model.to(device))
+        return cls(model, tokenizer.fit(model), device)
+
+    @staticmethod
+    def estimate_bytes(request: ModelRequest) -> int:
+        """What the weights will take on the device; 0 if they are not on this machine yet."""
+        device = devices.choose_device(request.device)
+        dtype = devices.choose_dtype(request.dtype, device)
+        try:
+            checkpoint = open_checkpoint(request.model, request.revision, download=False)
+        except ModelLoadError:
+            return 0
+        return checkpoint.parameters * dtype.itemsize
+
+    def prepare(
+        self, records: Sequence[Record], params: TaskParams
+    ) -> list[list[Item] | RecordError]:
+        """One item per record, or why it has none."""
+        prepared = [self._read(record, params) for record in records]
+        texts = [found[0] for found in prepared if not isinstance(found, RecordError)]
+        encoded = iter(self._tokenizer.encode(texts))
+        return [
+            found if isinstance(found, RecordError) else self._item(next(encoded), found[1])
+            for found in prepared
+        ]
+
+    def forward(self, items: Sequence[Item]) -> list[Ranked | None]:
+        """Each item's labels and scores, best first; None where the model gave no finite number."""
+        ids = [item.data.ids for item in items]
+        logits = devices.run_on_device(self._device, lambda: self._logits(ids))
+        return rank_scores(logits, str(items[0].group))
+
+    def join(
+        self, record: Record, items: Sequence[Item], raw: Sequence[Any], params: TaskParams
+    ) -> Output:
+        """The record's label, score and detail; raises RecordError("not_finite")."""
+        item, ranked = items[0], raw[0]
+        if ranked is None:
+            raise RecordError("not_finite", "the model's scores are not finite numbers")
+        output = self._output(ranked, item)
+        output.input_tokens = len(item.data.ids)
+        if item.data.tokens > output.input_tokens:
+            cut = {"truncated": True, "tokens": item.data.tokens}
+            output.detail = {**(output.detail or {}), **cut}
+        return output
+
+    def warm_up(self) -> None:
+        """One small batch of made-up tokens."""
+        item = Item(8, Encoded([self._tokenizer.pad_id] * 8, 8, ClassificationParams()), SOFTMAX)
+        self.forward([item] * 4)
+
+    def close(self) -> None:
+        """Free the model; outputs can still be joined."""
+        self._model = None
+        devices.release_memory(self._device)
+
+    def _read(
+        self, record: Record, params: TaskParams
+    ) -> tuple[str, ClassificationParams] | RecordError:
+        text = record.inputs.get("text")
+        if not isinstance(text, str):
+            return RecordError("invalid_input", f"'text' is {text!r}, expected a text")
+        if record.params:
+            try:
+                merged = params.model_dump() | record.params
+                params = validate_params(get_task("classification"), merged)
+            except InvalidJobError as error:
+                return RecordError("invalid_params", str(error))
+        if not isinstance(params, ClassificationParams):
+            raise TypeError(f"got {type(params).__name__}, expected ClassificationParams")
+        return text, params
+
+    def _item(self, ids: list[int], params: ClassificationParams) -> list[Item] | RecordError:
+        tokens = len(ids)
+        if tokens == 0:
+            return RecordError("empty_text", "the text has no tokens")
+        limit = min(self._tokenizer.limit, params.max_length or self._tokenizer.limit)
+        if tokens > limit:
+            if params.on_long == "error":
+                message = f"the text has {tokens} tokens, the limit is {limit}"
+                return RecordError("text_too_long", message)
+            ids = self._tokenizer.truncate(ids, limit)
+        return [Item(len(ids), Encoded(ids, tokens, params), self._activation_for(params))]
+
+    def _activation_for(self, params: ClassificationParams) -> str:
+        if params.multi_label is None:
+            return self._activation
+        if params.multi_label:
+            return SIGMOID
+        return SOFTMAX if len(self._labels) > 1 else RAW
+
+    def _logits(self, ids: list[list[int]]) -> torch.Tensor:
+        """The logits of a batch, fp32 on the CPU: one copy there and one back."""
+        longest = max(map(len, ids))
+        pad = self._tokenizer.pad_id
+        # The last column carries the lengths, so that ids and mask need a single copy.
+        rows = [row + [pad] * (longest - len(row)) + [len(row)] for row in ids]
+        packed = torch.tensor(rows)
+        if self._device.type == "cuda":
+            packed = packed.pin_memory()
+        packed = packed.to(self._device, non_blocking=True)
+        inputs = {
+            "input_ids": packed[:, :-1],
+            "attention_mask": torch.arange(longest, device=self._device) < packed[:, -1:],
+        }
+        with torch.inference_mode():
+            logits: torch.Tensor = self._model(**inputs).logits
+            return logits.float().cpu()
+
+    def _output(self, ranked: Ranked, item: Item) -> Output:
+        order, scores = ranked
+        labels = [self._labels[index] for index in order]
+        params: ClassificationParams = item.data.params
+        if item.group == RAW:
+            return _regression(labels, scores)
+        kept = dict(zip(labels[: params.top_k], scores, strict=False))
+        if item.group == SOFTMAX:
+            return Output(label=labels[0], score=scores[0], detail={"scores": kept})
+        over = [
+            label for label, score in zip(labels, scores, strict=True) if score >= params.threshold
+        ]
+        return Output(
+            label=over[0] if over else None,
+            score=scores[0],
+            labels=over,
+            detail={"labels": over, "scores": kept},
+        )
+
+
+def rank_scores(logits: torch.Tensor, activation: str) -> list[Ranked | None]:
+    """Scores of each row, best first, ties by the lower label index; None if any is not finite."""
+    if activation == SOFTMAX:
+        scores = logits.softmax(dim=1)
+    else:
+        scores = logits.sigmoid() if activation == SIGMOID else logits
+    finite = logits.isfinite().all(dim=1).tolist()
+    ranked = scores.sort(dim=1, descending=True, stable=True)
+    values = ranked.values.double().round(decimals=SCORE_DIGITS).tolist()
+    rows = zip(ranked.indices.tolist(), values, finite, strict=True)
+    return [(order, row) if good else None for order, row, good in rows]
+
+
+def _regression(labels: list[str], values: list[float]) -> Output:
+    if len(values) == 1:
+        return Output(score=values[0])
+    return Output(detail={"scores": dict(zip(labels, values, strict=True))})
+
+
+def _default_activation(config: Any) -> str:
+    """As transformers' text-classification pipeline decides it."""
+    if config.problem_type == "regression":
+        return RAW
+    if config.problem_type == "multi_label_classification" or config.num_labels == 1:
+        return SIGMOID
+    return SOFTMAX
+
+
+def _check_classifier(checkpoint: Checkpoint) -> None:
+    found = checkpoint.architecture
+    if not found.endswith(HEAD):
+        raise ModelLoadError(
+            f"model {checkpoint.name!r} is no classifier: its config.json names "
+            f"{found or 'no architecture'}, expected one that ends in {HEAD}"
+        )
+
+
+def _load_model(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
+            checkpoint.folder,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        raise ModelLoadError(f"model {checkpoint.name!r} cannot be loaded: {error}") from error
+    if info["missing_keys"]:
+        raise ModelLoadError(
+            f"model {checkpoint.name!r} lacks weights that {checkpoint.architecture} needs, so its "
+            f"labels would be random: {', '.join(sorted(info['missing_keys'])[:5])}"
+        )
+    return model

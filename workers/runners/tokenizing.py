@@ -1,0 +1,98 @@
+"""Texts to token ids, from many threads at once, cut to what the model can read."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import transformers
+
+from textmill.core.errors import ModelLoadError
+from textmill.workers.runners.checkpoint import Checkpoint
+
+UNLIMITED = 1_000_000  # transformers' "no limit" is about 1e30
+
+
+class TextTokenizer:
+    """A tokenizer and its model's limit.
+
+    Truncation is done here: turned on in the Rust tokenizer it would be state shared by all
+    threads, and the number of tokens before the cut would be lost.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._backend = tokenizer.backend_tokenizer
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self._cut_left = tokenizer.truncation_side == "left"
+        sample = self._backend.encode("a")
+        special = sample.special_tokens_mask
+        body = special.index(0) if 0 in special else len(special)
+        tail = special[::-1].index(0) if 0 in special else 0
+        self._prefix: list[int] = sample.ids[:body]
+        self._suffix: list[int] = sample.ids[len(special) - tail :]
+        self.pad_id = tokenizer.pad_token_id
+        self.limit = min(tokenizer.model_max_length, sys.maxsize)
+
+    def fit(self, model: Any) -> TextTokenizer:
+        """Take the model's own limit and padding into account."""
+        self.limit = min(self.limit, _position_limit(model))
+        config = model.config.get_text_config()
+        if self.pad_id is None:
+            # Such a classifier reads the last token that is not padding, and its tokenizer does
+            # not add the end token, so that can be the padding.
+            self.pad_id = next((i for i in (config.pad_token_id, config.eos_token_id) if i), 0)
+        if config.pad_token_id is None:
+            config.pad_token_id = self.pad_id
+        return self
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids with special tokens, uncut. Raises TypeError on a lone surrogate."""
+        return [encoding.ids for encoding in self._backend.encode_batch_fast(list(texts))]
+
+    def truncate(self, ids: list[int], limit: int) -> list[int]:
+        """Cut to ``limit`` tokens, keeping the special tokens at both ends."""
+        prefix, suffix = self._prefix, self._suffix
+        body = ids[len(prefix) : len(ids) - len(suffix)]
+        room = max(0, limit - len(prefix) - len(suffix))
+        return prefix + (body[len(body) - room :] if self._cut_left else body[:room]) + suffix
+
+
+def load_tokenizer(checkpoint: Checkpoint) -> TextTokenizer:
+    """The checkpoint's own tokenizer; raises ModelLoadError if it has none."""
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            checkpoint.folder, trust_remote_code=False, local_files_only=True
+        )
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ModelLoadError(
+            f"model {checkpoint.name!r}: no tokenizer can be loaded from {checkpoint.folder} "
+            f"(tokenizer.json or its vocabulary is missing or damaged): {reason}"
+        ) from error
+    if not tokenizer.is_fast:
+        raise ModelLoadError(
+            f"model {checkpoint.name!r}: its tokenizer {type(tokenizer).__name__} has no "
+            "tokenizer.json, which this task needs"
+        )
+    if any(tokenizer.backend_tokenizer.encode("a").type_ids):
+        raise ModelLoadError(
+            f"model {checkpoint.name!r}: its tokenizer gives a single text segment ids other than "
+            "0 (as XLNet's does), which this task does not support"
+        )
+    return TextTokenizer(tokenizer)
+
+
+def _position_limit(model: Any) -> int:
+    """How many tokens the model has positions for.
+
+    Roberta and its kin number positions from the padding id + 1 on, which their position table
+    shows by having a padding row.
+    """
+    positions = getattr(model.config, "max_position_embeddings", None) or UNLIMITED
+    for name, module in model.named_modules():
+        padding_row = getattr(module, "padding_idx", None)
+        if name.endswith("position_embeddings") and padding_row is not None:
+            positions -= padding_row + 1
+    return int(positions)

@@ -1,0 +1,195 @@
+"""The supervisor: one worker process per device, each replaced when it dies.
+
+It computes nothing and imports no torch. A dead child's leases end at once, so its chunks are not
+held up until they expire; a stopping child gets the drain time, then its chunks are given back.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from types import FrameType
+
+import structlog
+
+from textmill.core.errors import InvalidJobError, TextmillError
+from textmill.core.settings import Settings
+from textmill.db import workers as registry
+from textmill.db.chunks import give_back
+from textmill.db.session import Database
+
+POLL_SECONDS = 0.1
+SERVICES_SECONDS = 5.0  # between two looks at the bundled broker
+FIRST_RESTART_SECONDS = 0.5
+LONGEST_RESTART_SECONDS = 30.0
+STEADY_SECONDS = 60.0  # a child that lived this long starts its backoff anew
+
+log = structlog.get_logger("textmill.supervisor")
+
+
+class Child:
+    """One device's worker process and the memory of its restarts."""
+
+    def __init__(self, device: str, queues: Sequence[str], slots: int) -> None:
+        self.device = device
+        self.queues = queues
+        self.slots = slots
+        self.pause = FIRST_RESTART_SECONDS
+        self.restart_at = 0.0
+        self.process: subprocess.Popen[bytes] | None = None
+        self.id = ""
+
+    def start(self) -> None:
+        """Start a process under a new worker id."""
+        self.id = f"{platform.node()}:{self.device}:{secrets.token_hex(3)}"
+        self.started_at = time.monotonic()
+        command = [sys.executable, "-P", "-m", "textmill.workers.app"]
+        command += ["--id", self.id, "--device", self.device]
+        command += ["--queues", ",".join(self.queues), "--slots", str(self.slots)]
+        # Its standard input closes when this process ends, however it ends; see end_with_parent.
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+
+    @property
+    def running(self) -> bool:
+        """True while the process lives."""
+        return self.process is not None and self.process.poll() is None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal if it still lives."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(number)
+
+    def plan_restart(self) -> None:
+        """Restart after a pause that doubles while it keeps dying young."""
+        if time.monotonic() - self.started_at > STEADY_SECONDS:
+            self.pause = FIRST_RESTART_SECONDS
+        self.restart_at = time.monotonic() + self.pause
+        self.pause = min(2 * self.pause, LONGEST_RESTART_SECONDS)
+
+
+class Supervisor:
+    """Keeps one child per device until SIGTERM or SIGINT. A second signal stops at once."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        devices: Sequence[str],
+        queues: Sequence[str],
+        ensure_services: Callable[[], None],
+    ) -> None:
+        self.settings = settings
+        self._ensure_services = ensure_services
+        self._services_due = 0.0
+        self.children = [Child(device, queues, settings.slots) for device in devices]
+        self.stop_requests = 0
+        self.exit_code = 0
+        self._wake = threading.Event()
+
+    def run(self) -> int:
+        """Supervise until told to stop; returns the exit code."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        for child in self.children:
+            child.start()
+        while not self.stop_requests:
+            self._wake.wait(POLL_SECONDS)
+            for child in self.children:
+                self._tend(child)
+            self._tend_services()
+        self._drain()
+        return self.exit_code
+
+    def request_stop(self) -> None:
+        """Stop gracefully; called a second time, at once."""
+        self.stop_requests += 1
+        self._wake.set()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.request_stop()
+
+    def _tend(self, child: Child) -> None:
+        if child.running:
+            return
+        if child.process is not None:
+            code = child.process.returncode
+            child.process = None
+            if code == InvalidJobError.exit_code:  # a setting is wrong: no restart mends that
+                self.exit_code = code
+                self.request_stop()
+                return
+            log.error("worker died", worker=child.id, exit=_describe(code))
+            self._release(child, crashed=code != 0)
+            child.plan_restart()
+        elif time.monotonic() >= child.restart_at:
+            child.start()
+
+    def _tend_services(self) -> None:
+        """The bundled broker has a keeper; if somebody ends both, they are started again here."""
+        if time.monotonic() < self._services_due:
+            return
+        self._services_due = time.monotonic() + SERVICES_SECONDS
+        try:
+            self._ensure_services()
+        except TextmillError as error:
+            log.warning("services not started", reason=str(error))
+
+    def _drain(self) -> None:
+        """SIGTERM, the drain time, then the chunks are given back and the process is killed."""
+        for child in self.children:
+            child.signal(signal.SIGTERM)
+        deadline = time.monotonic() + self.settings.drain_seconds
+        while any(child.running for child in self.children):
+            if time.monotonic() > deadline or self.stop_requests > 1:
+                break
+            time.sleep(POLL_SECONDS)
+        for child in self.children:
+            if child.process is None:
+                continue
+            if child.running:
+                log.warning("drain time is over", worker=child.id)
+                self._release(child, crashed=False)
+                child.signal(signal.SIGKILL)
+            child.process.wait()
+
+    def _release(self, child: Child, *, crashed: bool) -> None:
+        """End the leases of a child that is gone; on failure they run out by themselves."""
+        try:
+            database = Database.open(self.settings)
+            try:
+                chunks = database.transact(give_back, child.id, crashed=crashed)
+                database.transact(registry.forget_worker, child.id)
+            finally:
+                database.close()
+        except TextmillError as error:
+            log.warning("leases left to run out", worker=child.id, reason=str(error))
+        else:
+            log.info("released", worker=child.id, chunks=chunks)
+
+
+def _describe(code: int) -> str:
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def find_devices(wanted: str) -> list[str]:
+    """The devices of ``--devices``: as named, or for ``auto`` every NVIDIA GPU, else one ``auto``.
+
+    Asks in a process of its own, because a parent that imported torch could not fork safely.
+    """
+    if wanted != "auto":
+        return [device.strip() for device in wanted.split(",") if device.strip()]
+    if not os.path.exists("/dev/nvidiactl"):  # noqa: PTH110 - a device file, not a path of ours
+        return ["auto"]
+    found = subprocess.run(
+        [sys.executable, "-P", "-m", "textmill.workers.runners.devices"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return found.stdout.split() or ["auto"]

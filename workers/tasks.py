@@ -1,0 +1,183 @@
+"""What happens to one message: claim the chunk, compute its records, complete it.
+
+Acknowledged before it starts: from the claim on, the chunk's lease in SQL is responsible for it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+from sqlalchemy import Connection
+
+from textmill.core.errors import (
+    ModelLoadError,
+    RecordError,
+    RetryableError,
+    ServiceUnavailableError,
+)
+from textmill.core.jobs import Record
+from textmill.core.messages import ChunkMessage
+from textmill.core.tasks import get_task, validate_params
+from textmill.db.chunks import (
+    ChunkOutcome,
+    Claim,
+    LeaseLostError,
+    claim_chunk,
+    complete_chunk,
+    give_back_chunk,
+    report_load_failure,
+)
+from textmill.db.dispatch import window_size
+from textmill.db.results import ResultRow, hash_text, to_json
+from textmill.workers.items import ModelRequest, Output
+from textmill.workers.process import Hold, WorkerProcess
+
+log = structlog.get_logger("textmill.worker")
+
+
+def process_chunk(worker: WorkerProcess, chunk_id: int, attempt: int) -> None:
+    """Handle one message; never raises for what a chunk or a service can do wrong."""
+    claim = _claim(worker, chunk_id, attempt)
+    if claim is None:
+        log.debug("message overtaken", chunk=chunk_id, attempt=attempt)
+        return
+    with worker.holding(claim) as hold:
+        try:
+            messages = _complete(worker, claim, _compute(worker, claim, hold))
+        except LeaseLostError as error:
+            log.info("chunk lost", chunk=chunk_id, reason=str(error))
+        except ModelLoadError as error:
+            _report_load_failure(worker, claim, error)
+        except ServiceUnavailableError as error:
+            log.warning("chunk left to its lease", chunk=chunk_id, reason=str(error))
+        except Exception as error:
+            _give_back(worker, claim, hold, error)
+        else:
+            worker.publish(messages)
+
+
+def _claim(worker: WorkerProcess, chunk_id: int, attempt: int) -> Claim | None:
+    def claim() -> Claim | None:
+        return worker.database.transact(
+            claim_chunk,
+            chunk_id,
+            attempt,
+            worker_id=worker.options.id,
+            lease_seconds=worker.settings.lease_seconds,
+        )
+
+    try:
+        return worker.patiently(claim, "database")
+    except ServiceUnavailableError:
+        return None  # stopping while the database is away: sweep publishes the message again
+
+
+def _compute(worker: WorkerProcess, claim: Claim, hold: Hold) -> ChunkOutcome:
+    job, records = claim.job, claim.records
+    params = validate_params(get_task(job.task), job.params)
+    engine = worker.pool.engine(
+        ModelRequest(job.task, job.model, job.revision, job.dtype, worker.options.device)
+    )
+    submission = engine.submit(records, params)
+    hold.on_loss(submission.cancel)
+    outputs = submission.wait()
+    if hold.lost:
+        raise LeaseLostError(f"chunk {claim.chunk_id} was taken back while it ran")
+    outcome = gather_outcome(records, outputs)
+    outcome.device_seconds = submission.device_seconds
+    return outcome
+
+
+def _complete(worker: WorkerProcess, claim: Claim, outcome: ChunkOutcome) -> list[ChunkMessage]:
+    def complete(connection: Connection) -> list[ChunkMessage]:
+        window = window_size(connection, claim.job.queue)
+        return complete_chunk(connection, claim, outcome, window=window)
+
+    # The work is done and paid for: wait for a database that is away. The fence decides whether
+    # the chunk is still ours when it is back.
+    return worker.patiently(lambda: worker.database.transact(complete), "database")
+
+
+def gather_outcome(
+    records: Sequence[Record], outputs: Sequence[Output | RecordError]
+) -> ChunkOutcome:
+    """The rows of a chunk, the records that ended as errors, and the chunk's counts."""
+    outcome = ChunkOutcome(rows=[], errors=[], labels={})
+    labels: Counter[str] = Counter()
+    for record, output in zip(records, outputs, strict=True):
+        if isinstance(output, RecordError):
+            outcome.errors.append(record)
+            outcome.rows.append(_error_row(record, output))
+            continue
+        outcome.rows.append(_row(record, output))
+        outcome.input_tokens += output.input_tokens
+        outcome.output_tokens += output.output_tokens
+        if output.labels:
+            labels.update(output.labels)
+        elif output.label is not None:
+            labels[output.label] += 1
+    outcome.labels = labels
+    return outcome
+
+
+def _row(record: Record, output: Output) -> ResultRow:
+    text = _text_of(record)
+    return ResultRow(
+        record.index,
+        record.record_id,
+        text,
+        hash_text(text),
+        output.label,
+        output.score,
+        output.output,
+        output.vector,
+        to_json(output.detail),
+        None,
+        None,
+        to_json(record.extra),
+        output.input_tokens,
+        output.output_tokens,
+    )
+
+
+def _error_row(record: Record, error: RecordError) -> ResultRow:
+    text = _text_of(record)
+    return ResultRow(
+        record.index,
+        record.record_id,
+        text,
+        hash_text(text),
+        error_code=error.code,
+        error_message=error.message,
+        extra=to_json(record.extra),
+    )
+
+
+def _text_of(record: Record) -> str:
+    text: Any = record.inputs.get("text")
+    return text if isinstance(text, str) else ""
+
+
+def _report_load_failure(worker: WorkerProcess, claim: Claim, error: ModelLoadError) -> None:
+    place = worker.place
+    log.error("model not loaded", model=claim.job.model, job=claim.job.id, reason=str(error))
+    try:
+        worker.database.transact(report_load_failure, claim, str(error), place=place)
+    except ServiceUnavailableError as unavailable:
+        log.warning("chunk left to its lease", chunk=claim.chunk_id, reason=str(unavailable))
+
+
+def _give_back(worker: WorkerProcess, claim: Claim, hold: Hold, error: Exception) -> None:
+    """A failure of the system, not of a record: the chunk is tried again, here or elsewhere."""
+    if hold.lost:
+        return
+    expected = isinstance(error, RetryableError)
+    reason = str(error) if expected else f"{type(error).__name__}: {error}"
+    log.warning("chunk given back", chunk=claim.chunk_id, reason=reason, exc_info=not expected)
+    try:
+        worker.database.transact(give_back_chunk, claim, reason)
+    except ServiceUnavailableError as unavailable:
+        log.warning("chunk left to its lease", chunk=claim.chunk_id, reason=str(unavailable))

@@ -47,7 +47,8 @@ class NewChunk:
 def absolute_model(model: str) -> str:
     """A local folder or file as an absolute path, so that every worker means the same one."""
     path = Path(model).expanduser()
-    return os.path.abspath(path) if path.exists() else model  # noqa: PTH100 - removes "..", keeps links
+    # abspath removes "..", as resolve() does, but keeps links: a link may be the stable name.
+    return os.path.abspath(path) if path.exists() else model  # noqa: PTH100
 
 
 def create_job(
@@ -313,7 +314,9 @@ def find_job(connection: Connection, reference: str) -> Row[Any]:
         return found[0]
     if found:
         ids = ", ".join(row.id for row in found)
-        raise JobNotFoundError(f"{reference!r} is the start of several jobs: {ids}; give more of it")
+        raise JobNotFoundError(
+            f"{reference!r} is the start of several jobs: {ids}; give more of it"
+        )
     latest = connection.scalars(select(jobs.c.id).order_by(jobs.c.id.desc()).limit(3)).all()
     hint = f"the latest are {', '.join(latest)}" if latest else "there are no jobs yet"
     raise JobNotFoundError(f"no job {reference!r}; {hint}")

@@ -66,7 +66,7 @@ class Summary:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        job = {key: value for key, value in self.job._mapping.items() if key != "input_hash"}
+        job = job_as_dict(self.job)
         return job | {
             "labels": {count.label: count.records for count in self.labels},
             "errors": [
@@ -75,6 +75,12 @@ class Summary:
             ],
             "live_workers": len(self.workers),
         }
+
+
+def job_as_dict(job: Row[Any]) -> dict[str, Any]:
+    """A job's columns for JSON, without its hash."""
+    # str(): the names of columns that are SQL words come as a subclass of str.
+    return {str(name): value for name, value in job._mapping.items() if name != "input_hash"}
 
 
 def summarize(database: Database, job_id: str, *, errors: bool = True) -> Summary:

@@ -12,7 +12,7 @@ from textmill.producer.cli.context import Context, open_context
 from textmill.producer.terminal import ago, emit_json, number, say, share, table
 
 if TYPE_CHECKING:
-    from sqlalchemy import Row
+    pass
 
 Count = Annotated[int, typer.Option("--limit", help="How many, the latest first.", min=1)]
 Status = Annotated[str | None, typer.Option(help="Only jobs of this status.", show_default=False)]
@@ -30,6 +30,7 @@ def list_jobs(limit: Count = 20, status: Status = None, json: o.Json = False) ->
     from textmill.core.jobs import JobStatus
     from textmill.core.tasks import nearest
     from textmill.db.jobs import list_jobs as query
+    from textmill.producer.summary import job_as_dict
 
     known = [value.value for value in JobStatus]
     if status is not None and status not in known:
@@ -65,11 +66,6 @@ def _job_table(found: Any) -> str:
     return table(headers, rows, right="records,done,errors")
 
 
-def job_as_dict(job: Row[Any]) -> dict[str, Any]:
-    """A job's columns for JSON, without its hash."""
-    return {name: value for name, value in job._mapping.items() if name != "input_hash"}
-
-
 def show(job: o.JobRef, json: o.Json = False) -> None:
     """Show one job: status, counts by label, errors by reason, cost, and what to do next.
 
@@ -96,6 +92,8 @@ def _change(reference: str, change: Callable[..., Any], done: str, json: bool) -
 
 
 def _report(context: Context, job_id: str, done: str, json: bool) -> None:
+    from textmill.producer.summary import job_as_dict
+
     job = context.job(job_id)
     if json:
         emit_json(job_as_dict(job))

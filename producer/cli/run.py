@@ -137,7 +137,6 @@ def _watch(
         summary = watch_job(
             context.database,
             job_id,
-            json=json,
             starting="starting a worker" if started else None,
             stopped=worker_ended,
         )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import marshal
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from types import TracebackType
-from typing import IO
+from typing import IO, Any
 
 from textmill.core.errors import InputError
 
@@ -14,7 +14,13 @@ BUCKETS = 256
 BUFFER_BYTES = 16 * 1024 * 1024
 _OVERHEAD_BYTES = 110  # of a str, an int and their places in two lists
 
+_MARSHAL_VERSION = 2  # later ones look for shared objects, which takes time and finds none
+
 Segment = tuple[list[str], list[int]]
+Place = tuple[int, int]
+"""Offset and length of a marshalled list in the temporary file."""
+Duplicate = tuple[int, int, str]
+"""The number of an id's second record, of its first, and the id."""
 
 
 class IdCheck:
@@ -31,7 +37,7 @@ class IdCheck:
         self._numbers: list[int] = []
         self._size = 0
         self._file: IO[bytes] | None = None
-        self._segments: list[list[int]] = [[] for _ in range(BUCKETS)]  # offsets in the file
+        self._places: list[list[list[Place]]] = [[] for _ in range(BUCKETS)]
 
     def __enter__(self) -> IdCheck:
         return self
@@ -58,7 +64,7 @@ class IdCheck:
             found = [_first_duplicate([(self._ids, self._numbers)])]
         else:
             self._spill()
-            found = [_first_duplicate(self._read_bucket(at)) for at in range(BUCKETS)]
+            found = [self._check_bucket(places) for places in self._places]
         duplicates = [duplicate for duplicate in found if duplicate is not None]
         if duplicates:
             second, first, record_id = min(duplicates)
@@ -82,27 +88,38 @@ class IdCheck:
             numbers.append(number)
         if self._file is None:
             self._file = tempfile.TemporaryFile(prefix="textmill-ids-")  # noqa: SIM115
-        for bucket, segment in zip(self._segments, buckets, strict=True):
-            if segment[0]:
-                bucket.append(self._file.tell())
-                marshal.dump(segment, self._file)
+        for places, segment in zip(self._places, buckets, strict=True):
+            places.append([self._write(part) for part in segment])
         self._ids, self._numbers, self._size = [], [], 0
 
-    def _read_bucket(self, at: int) -> Iterator[Segment]:
-        if self._file is not None:
-            for offset in self._segments[at]:
-                self._file.seek(offset)
-                yield marshal.load(self._file)
+    def _write(self, part: list[str] | list[int]) -> Place:
+        assert self._file is not None
+        offset = self._file.tell()
+        return offset, self._file.write(marshal.dumps(part, _MARSHAL_VERSION))
+
+    def _read(self, place: Place) -> Any:
+        assert self._file is not None
+        self._file.seek(place[0])
+        return marshal.loads(self._file.read(place[1]))
+
+    def _check_bucket(self, places: list[list[Place]]) -> Duplicate | None:
+        """Look for a duplicate by ids alone; the numbers are read only if there is one."""
+        seen: set[str] = set()
+        added = 0
+        for ids_place, _ in places:
+            ids = self._read(ids_place)
+            seen.update(ids)
+            added += len(ids)
+            if len(seen) < added:
+                break
+        else:
+            return None
+        return _first_duplicate((self._read(ids), self._read(numbers)) for ids, numbers in places)
 
 
-def _first_duplicate(segments: Iterable[Segment]) -> tuple[int, int, str] | None:
-    """The first repeated id of a bucket as (second number, first number, id)."""
+def _first_duplicate(segments: Iterable[Segment]) -> Duplicate | None:
     seen: dict[str, int] = {}
     for ids, numbers in segments:
-        fresh = dict(zip(ids, numbers, strict=True))
-        if len(fresh) == len(ids) and seen.keys().isdisjoint(fresh):
-            seen.update(fresh)
-            continue
         for record_id, number in zip(ids, numbers, strict=True):
             first = seen.setdefault(record_id, number)
             if first != number:

@@ -39,7 +39,8 @@ class ReadOptions:
             raise InputError(f"quoting is {self.quoting!r}; expected 'minimal' or 'none'")
         if self.limit is not None and self.limit < 1:
             raise InputError(f"limit is {self.limit}; expected 1 or more")
-        if self.delimiter is not None and len(self.plain_delimiter("")) != 1:
+        delimiter = self.plain_delimiter(",")
+        if self.delimiter == "" or len(delimiter) != 1 or delimiter in '\r\n"':
             raise InputError(
                 f"delimiter is {self.delimiter!r}; expected one character, or \\t for a tab"
             )

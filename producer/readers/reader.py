@@ -79,6 +79,8 @@ class RecordReader:
             self.close()
             self._current = opener()
             self.check_fits(self._current)
+            if not self._current.has_rows():
+                continue
             index = yield from self._current.records(self._builder(self._current), index)
         self.close()
 

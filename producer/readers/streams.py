@@ -26,6 +26,18 @@ _GZIP_MAGIC, _ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _ZSTD_READ_BYTES = 4096
 
 
+class _GzipStream(gzip.GzipFile):
+    """Closes the file below with itself, which GzipFile leaves open."""
+
+    def __init__(self, raw: Stream) -> None:
+        super().__init__(fileobj=raw)
+        self._below = raw
+
+    def close(self) -> None:
+        super().close()
+        self._below.close()
+
+
 class _ZstdStream(io.RawIOBase):
     """Decompresses zstd frames one after another and, unlike zstandard's own reader, raises
     EOFError where the last frame is cut off."""
@@ -103,7 +115,7 @@ def open_bytes(path: str | Path) -> Stream:
         raw.close()
         raise InputError(f"{display_name(path)}: cannot be read: {error.strerror}") from None
     if magic.startswith(_GZIP_MAGIC):
-        return io.BufferedReader(cast("Any", gzip.GzipFile(fileobj=raw)), BLOCK_BYTES)
+        return io.BufferedReader(cast("Any", _GzipStream(raw)), BLOCK_BYTES)
     if magic == _ZSTD_MAGIC:
         return io.BufferedReader(_ZstdStream(raw), BLOCK_BYTES)
     return raw

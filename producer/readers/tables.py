@@ -150,6 +150,8 @@ class TableSource:
         return columns
 
     def _check_header(self, columns: tuple[str, ...], options: ReadOptions) -> None:
+        if not all(map(is_utf8, columns)):
+            raise InputError(f"{self.name}, line 1: the header is not UTF-8. {ENCODING_HINT}")
         twice = next((name for name in columns if columns.count(name) > 1), None)
         if twice is not None:
             raise InputError(

@@ -16,12 +16,12 @@ COLUMN = "text"
 class TextSource:
     """One plain-text input; an empty line is a record with an empty text."""
 
-    columns: tuple[str, ...] = (COLUMN,)
     unit = "line"
 
     def __init__(self, blocks: Blocks) -> None:
         self._blocks = blocks
         self.name = blocks.name
+        self.columns: tuple[str, ...] = (COLUMN,) if blocks.first else ()
 
     def close(self) -> None:
         self._blocks.close()

@@ -57,9 +57,8 @@ def test_empty_lines_are_no_rows_but_count_as_lines(tmp_path: Path) -> None:
         ('{"text": ["a"]}', "bad_row", r"column 'text' is a list \(\['a'\]\); expected a string"),
         ('{"text": true}', "bad_row", r"column 'text' is a boolean \(True\)"),
         (b'{"text": "caf\xe9"}', "bad_encoding", r"the line is not UTF-8"),
-        ('{"text": "\\ud83d"}', "bad_encoding", r"half of a pair"),
+        ('{"text": "\\ud83d"}', "bad_encoding", r".*half of a pair"),
         (b'{"text": "\xed\xa0\x80"}', "bad_encoding", r"the line is not UTF-8"),
-        (b'{"text": "\x00"}', "bad_json", r"the line is not JSON"),
     ],
 )
 def test_a_bad_line_is_refused_or_skipped(
@@ -93,6 +92,11 @@ def test_an_id_that_is_no_string_or_number_is_a_bad_row(tmp_path: Path, given: s
 def test_an_escaped_nul_becomes_the_replacement_character(tmp_path: Path) -> None:
     path = write(tmp_path, r'{"text": "a\u0000\u0000b", "k\u0000": "\\\u0000", "p": "\\u0000"}')
     assert read(path) == [Record(0, "0", {"text": "a��b"}, None, {"k�": "\\�", "p": "\\u0000"})]
+
+
+def test_a_raw_nul_becomes_the_replacement_character(tmp_path: Path) -> None:
+    path = write(tmp_path, '{"text": "this is a\0b"}')
+    assert read(path) == [Record(0, "0", {"text": "this is a�b"})]
 
 
 def test_a_json_array_is_refused_with_a_way_to_convert_it(tmp_path: Path) -> None:

@@ -186,7 +186,7 @@ def test_a_cell_over_the_limit_is_a_bad_row(
     try:
         path = write(tmp_path, f"text,n\na,1\n{'x' * 2000},2\nb,3\n")
         assert texts(read(path, SKIP)) == ["a", "<bad_row>", "b"]
-        with pytest.raises(InputError, match="line 3: .*over 1000 characters"):
+        with pytest.raises(InputError, match=r"line 3: .*over 1000 characters"):
             read(path)
     finally:
         csv.field_size_limit(before)

@@ -12,9 +12,11 @@ from typing import Any
 
 from sqlalchemy import (
     Connection,
+    Float,
     Row,
     Select,
     case,
+    cast,
     delete,
     literal,
     select,
@@ -35,6 +37,7 @@ from textmill.db.results import ResultRow, write_results
 from textmill.db.workers import live_workers, place_of
 
 CLAIMABLE = (JobStatus.QUEUED.value, JobStatus.RUNNING.value)
+MAX_FAILURES = 3
 MIN_ERROR_SAMPLE = 100  # a rate over fewer records says little
 
 
@@ -176,10 +179,17 @@ def _keep_error_inputs(connection: Connection, chunk_id: int, errors: Sequence[R
 
 
 def _count_records(connection: Connection, claim: Claim, outcome: ChunkOutcome) -> Row[Any]:
-    """Add to the job's counters and, in the same UPDATE, close it if this was the last chunk."""
+    """Add to the job's counters and, in the same UPDATE, close it if this was the last chunk.
+
+    A last chunk that takes the job over its error rate leaves it open, to be failed.
+    """
     done = jobs.c.done_records + len(outcome.rows) - len(outcome.errors)
     errors = jobs.c.error_records + len(outcome.errors)
-    is_last = (done + errors == jobs.c.total_records) & (jobs.c.status != JobStatus.FAILED.value)
+    within_limit = jobs.c.max_error_rate.is_(None) | (
+        cast(errors, Float) / jobs.c.total_records <= jobs.c.max_error_rate
+    )
+    closable = (jobs.c.status != JobStatus.FAILED.value) & within_limit
+    is_last = (done + errors == jobs.c.total_records) & closable
     job = connection.execute(
         update(jobs)
         .where(jobs.c.id == claim.job.id, jobs.c.status != JobStatus.CANCELLED.value)
@@ -218,7 +228,8 @@ def _too_many_errors(job: Row[Any]) -> bool:
         return False
     processed = job.done_records + job.error_records
     sample = max(processed, min(job.total_records, MIN_ERROR_SAMPLE))
-    return bool(job.error_records > job.max_error_rate * sample)
+    # A quotient is exact at the limit, where 0.29 * 200 is less than 58.
+    return bool(job.error_records / sample > job.max_error_rate)
 
 
 def _error_rate_reason(job: Row[Any]) -> str:
@@ -259,8 +270,14 @@ def _held_by(worker_id: str) -> Select[tuple[int]]:
     )
 
 
-def give_back_chunk(connection: Connection, claim: Claim, reason: str) -> bool:
-    """Return one claimed chunk to pending after a failure of the system; False if not held."""
+def give_back_chunk(
+    connection: Connection, claim: Claim, reason: str, *, failed: bool
+) -> str | None:
+    """Return one claimed chunk to pending; nothing happens if it is no longer held.
+
+    ``failed`` counts a failure of the system. A chunk that failed MAX_FAILURES times fails its job,
+    so that what no retry mends does not run for ever; returns the job's id if that happened.
+    """
     returned = connection.execute(
         update(chunks)
         .where(
@@ -272,10 +289,15 @@ def give_back_chunk(connection: Connection, claim: Claim, reason: str) -> bool:
             status=ChunkStatus.PENDING.value,
             lease_owner=None,
             lease_expires_at=None,
+            failures=chunks.c.failures + int(failed),
             error=reason,
         )
-    )
-    return returned.rowcount == 1
+        .returning(chunks.c.job_id, chunks.c.failures)
+    ).one_or_none()
+    if returned is None or returned.failures < MAX_FAILURES:
+        return None
+    why = f"chunk {claim.chunk_id} failed {returned.failures} times, the last time with: {reason}"
+    return returned.job_id if fail_job(connection, returned.job_id, why) else None
 
 
 def report_load_failure(connection: Connection, claim: Claim, reason: str, *, place: str) -> bool:
@@ -284,8 +306,7 @@ def report_load_failure(connection: Connection, claim: Claim, reason: str, *, pl
     ``place`` is the worker's host and device: one host with a wrong path must not drain the queue.
     Returns True if the job failed.
     """
-    if not give_back_chunk(connection, claim, reason):
-        return False
+    give_back_chunk(connection, claim, reason, failed=False)
     job = connection.execute(select(jobs).where(jobs.c.id == claim.job.id).with_for_update()).one()
     failed_on = sorted({*(job.load_failures or []), place})
     live = live_workers(connection, job.queue)

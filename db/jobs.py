@@ -88,7 +88,10 @@ def create_job(
 
 def is_key_conflict(error: IntegrityError) -> bool:
     """True if an insert failed because another job holds the key."""
-    return "key" in str(error.orig)
+    # SQLite names table and column, PostgreSQL its constraint. (A doubled id is a conflict of
+    # "jobs_pkey", and "duplicate key" is in the text of every one.)
+    reason = str(error.orig)
+    return "jobs.key" in reason or "jobs_key_key" in reason
 
 
 def add_chunks(

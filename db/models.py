@@ -70,6 +70,7 @@ chunks = Table(
     Column("records", Integer, nullable=False, comment="how many records it holds"),
     Column("attempt", Integer, nullable=False, server_default=text("0"), comment="claims so far"),
     Column("crashes", Integer, nullable=False, server_default=text("0")),
+    Column("failures", Integer, nullable=False, server_default=text("0"), comment="of the system"),
     Column("dispatches", Integer, nullable=False, server_default=text("0")),
     Column("lease_owner", Text, comment="id of the worker that holds it"),
     Column("lease_expires_at", Float),

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import orjson
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 HASH_BYTES = 16
 
@@ -60,6 +61,11 @@ def write_results(connection: Connection, job_id: str, rows: Sequence[ResultRow]
             cursor.executemany(statement, [(job_id, *row) for row in rows])
         else:
             _copy(cursor, job_id, rows)
+    except connection.dialect.loaded_dbapi.Error as error:
+        # This is below SQLAlchemy; callers tell its errors apart, and retry some.
+        raise DBAPIError.instance(
+            "write_results", None, error, connection.dialect.loaded_dbapi.Error
+        ) from error
     finally:
         cursor.close()
 

@@ -81,5 +81,7 @@ def _retry_errors(connection: Connection, job_id: str, chunk_id: int) -> int:
 def _revive_failed(connection: Connection, job_id: str) -> int:
     failed = (chunks.c.job_id == job_id, chunks.c.status == ChunkStatus.FAILED.value)
     records = connection.scalar(select(func.sum(chunks.c.records)).where(*failed)) or 0
-    connection.execute(update(chunks).where(*failed).values(status=ChunkStatus.PENDING.value))
+    connection.execute(
+        update(chunks).where(*failed).values(status=ChunkStatus.PENDING.value, failures=0)
+    )
     return int(records)

@@ -16,7 +16,13 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import orjson
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DatabaseError,
+    DBAPIError,
+    NoSuchModuleError,
+    OperationalError,
+)
 
 from textmill.core.errors import ConfigurationError, ServiceUnavailableError
 from textmill.core.settings import Settings
@@ -103,10 +109,9 @@ class Database:
                 ):
                     return change(connection, *args, **kwargs)
             except DBAPIError as error:
-                if not _may_retry(error):
-                    raise explain(error, self.url) from error
-                if retry == RETRIES - 1:
-                    raise explain(error, self.url) from error
+                if not _may_retry(error) or retry == RETRIES - 1:
+                    with self._explained():
+                        raise
                 time.sleep(random.uniform(0, 0.01 * 2**retry))
         raise AssertionError("unreachable")
 
@@ -115,7 +120,10 @@ class Database:
         try:
             yield
         except DBAPIError as error:
-            raise explain(error, self.url) from error
+            explained = explain(error, self.url)
+            if explained is error:
+                raise  # not from itself: printers of tracebacks would go round for ever
+            raise explained from error
 
     def close(self) -> None:
         """Close every pooled connection."""
@@ -142,6 +150,11 @@ def _make_engine(url: str, pool_size: int, transaction_seconds: float | None) ->
         engine = create_engine(parsed, **options)
     except (ArgumentError, NoSuchModuleError) as error:
         raise ConfigurationError(f"TEXTMILL_DATABASE_URL is no database URL: {error}") from None
+    except ValueError:  # its message may hold a piece of the password
+        raise ConfigurationError(
+            "TEXTMILL_DATABASE_URL is no database URL: its port is no number; "
+            "expected postgresql://USER:PASSWORD@HOST:PORT/NAME"
+        ) from None
     if backend == "sqlite":
         _prepare_sqlite(engine)
     elif transaction_seconds is not None:
@@ -165,7 +178,13 @@ def _bound_transactions(engine: Engine, seconds: float) -> None:
 
 def _prepare_sqlite(engine: Engine) -> None:
     if engine.url.database:
-        Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(engine.url.database).parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ServiceUnavailableError(
+                f"the database's folder {folder} cannot be made: {error.strerror}"
+            ) from error
 
     @event.listens_for(engine, "connect")
     def _connect(connection: sqlite3.Connection, record: Any) -> None:
@@ -195,12 +214,18 @@ def explain(error: DBAPIError, url: str) -> Exception:
         return ServiceUnavailableError(
             f"the database {where} has no space left ({reason}); free some and try again"
         )
-    if isinstance(error, OperationalError) or error.connection_invalidated:
+    if _is_outage(error):
         return ServiceUnavailableError(
             f"the database {where} does not answer or refused: {reason}; "
             "check TEXTMILL_DATABASE_URL and `textmill doctor`"
         )
     return error
+
+
+def _is_outage(error: DBAPIError) -> bool:
+    # Without a statement it failed to connect. DatabaseError itself: the file is none, or damaged.
+    no_connection = error.connection_invalidated or error.statement is None
+    return no_connection or isinstance(error, OperationalError) or type(error) is DatabaseError
 
 
 def _is_full(error: DBAPIError) -> bool:

@@ -6,14 +6,15 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from textmill.core.broker import Publisher
+from textmill.core.errors import InvalidJobError
 from textmill.core.jobs import ENDED, JobSpec, JobStatus, Priority
 from textmill.core.settings import load_settings
-from textmill.core.tasks import get_task, load_plugins
+from textmill.core.tasks import get_task, load_plugins, nearest
 from textmill.db import jobs as jobs_db
-from textmill.db.queries import Result, ResultFilter, iter_results
+from textmill.db.queries import Order, Result, ResultFilter, iter_results
 from textmill.db.retry import retry_job
 from textmill.db.schema import ensure_schema
 from textmill.db.session import Database
@@ -26,6 +27,7 @@ from textmill.producer.readers import (
 from textmill.producer.submit import dispatch_job, submit_job, validate_spec
 
 POLL_SECONDS = 0.2
+ORDERS = get_args(Order)
 
 Inputs = str | Path | Sequence[str | Path] | Iterable[Mapping[str, Any]]
 
@@ -98,8 +100,12 @@ class Job:
     def results(self, **wanted: Any) -> Iterator[Result]:
         """Its rows in input order; the arguments are the fields of ``ResultFilter``.
 
-        ``job.results(label="spam", min_score=0.9, order="score", limit=10)``
+        ``job.results(label="spam", min_score=0.9, order="score", limit=10)``. Raises
+        InvalidJobError for an unknown order.
         """
+        order = wanted.get("order", "input")
+        if order not in ORDERS:
+            raise InvalidJobError(f"order is {order!r}; expected {' or '.join(ORDERS)}")
         return iter_results(_session().database, self._row(), ResultFilter(**wanted))
 
     def cancel(self) -> None:
@@ -146,9 +152,9 @@ def submit(
         params=params,
         revision=revision,
         dtype=dtype,
-        name=name,
+        name=name or _name_of(inputs),
         queue=queue,
-        priority=Priority(priority),
+        priority=_priority(priority),
         key=key,
         max_error_rate=max_error_rate,
     )
@@ -166,12 +172,43 @@ def submit(
 
 
 def _open(inputs: Inputs, fields: Sequence[str], reading: ReadOptions) -> RecordReader:
+    files = _files_of(inputs)
+    if files:
+        return open_records(files, fields, reading)
+    if isinstance(inputs, Mapping) or hasattr(inputs, "to_dict"):
+        # A dict and a data frame iterate over their column names, which would be taken for the texts.
+        raise InvalidJobError(
+            f"the input is a {type(inputs).__name__}; expected files or an iterable of mappings, "
+            'such as [{"text": "…"}], or of a data frame its to_dict("records")'
+        )
+    return records_from_objects(inputs, fields, reading)  # type: ignore[arg-type]
+
+
+def _files_of(inputs: Inputs) -> list[str | Path]:
+    """The input's files; none if it holds records."""
     if isinstance(inputs, str | Path):
-        return open_records([inputs], fields, reading)
-    given = list(inputs) if isinstance(inputs, list | tuple) else inputs
-    if isinstance(given, list) and given and all(isinstance(item, str | Path) for item in given):
-        return open_records(given, fields, reading)
-    return records_from_objects(given, fields, reading)  # type: ignore[arg-type]
+        return [inputs]
+    if isinstance(inputs, list | tuple) and all(isinstance(item, str | Path) for item in inputs):
+        return list(inputs)
+    return []
+
+
+def _name_of(inputs: Inputs) -> str | None:
+    """A job without a name is called after its files, as on the command line."""
+    files = _files_of(inputs)
+    if not files:
+        return None
+    first = "stdin" if str(files[0]) == "-" else Path(files[0]).name
+    return first + (f" and {len(files) - 1} more" if len(files) > 1 else "")
+
+
+def _priority(value: str) -> Priority:
+    known = [priority.value for priority in Priority]
+    if value not in known:
+        raise InvalidJobError(
+            f"priority {value!r} is unknown; expected {', '.join(known)}{nearest(value, known)}"
+        )
+    return Priority(value)
 
 
 def results(job: str, **wanted: Any) -> Iterator[Result]:

@@ -12,38 +12,25 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, nullcontext
-from enum import StrEnum
 from threading import Condition, Thread
 from typing import Any
 
 from textmill.core.errors import EngineClosedError, ModelLoadError, RecordError, RetryableError
 from textmill.core.jobs import Record
 from textmill.core.tasks import TaskParams
-from textmill.workers.items import DeviceLostError, DeviceOutOfMemoryError, Runner
+from textmill.workers.items import (
+    Activity,
+    DeviceLostError,
+    DeviceOutOfMemoryError,
+    EngineState,
+    Runner,
+)
 from textmill.workers.scheduler import Entry, Scheduler, TokenBudget, padded_tokens
 from textmill.workers.submission import Submission, contract_message, runner_error
 
 log = logging.getLogger(__name__)
 
 __all__ = ["Activity", "Engine", "EngineState", "Submission"]
-
-
-class EngineState(StrEnum):
-    """Where an engine stands."""
-
-    LOADING = "loading"  # its thread loads and warms up the model; submit waits
-    READY = "ready"  # takes work
-    FAILED = "failed"  # the model could not be loaded or the device was lost: see ``failure``
-    CLOSED = "closed"  # was closed, or its thread ended; takes no work
-
-
-class Activity(StrEnum):
-    """What the engine's thread is doing; a watchdog has a time limit for each but idle."""
-
-    IDLE = "idle"
-    LOAD = "load"
-    WARM_UP = "warm_up"
-    FORWARD = "forward"
 
 
 class Engine:

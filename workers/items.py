@@ -1,4 +1,4 @@
-"""What passes between a chunk, an engine and a runner: items, outputs and the runner's contract.
+"""What passes between a chunk, an engine and a runner: items, outputs, states, the contract.
 
 Knows neither SQL, Celery nor torch, so an engine runs alone on a machine that has only a model.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Protocol
 
 from textmill.core.errors import RecordError, RetryableError
@@ -23,6 +24,24 @@ class DeviceLostError(RetryableError):
 
     No record is to blame for it: the engine fails, and its worker process has to be replaced.
     """
+
+
+class EngineState(StrEnum):
+    """Where an engine stands."""
+
+    LOADING = "loading"  # its thread loads and warms up the model; submit waits
+    READY = "ready"  # takes work
+    FAILED = "failed"  # the model could not be loaded or the device was lost: see ``failure``
+    CLOSED = "closed"  # was closed, or its thread ended; takes no work
+
+
+class Activity(StrEnum):
+    """What the engine's thread is doing; a watchdog has a time limit for each but idle."""
+
+    IDLE = "idle"
+    LOAD = "load"
+    WARM_UP = "warm_up"
+    FORWARD = "forward"
 
 
 @dataclass(frozen=True, slots=True)

@@ -177,7 +177,8 @@ def _give_back(worker: WorkerProcess, claim: Claim, hold: Hold, error: Exception
     expected = isinstance(error, RetryableError)
     reason = str(error) if expected else f"{type(error).__name__}: {error}"
     log.warning("chunk given back", chunk=claim.chunk_id, reason=reason, exc_info=not expected)
+    failed = not worker.stopping.is_set()  # what a stopping worker drops is no failure
     try:
-        worker.database.transact(give_back_chunk, claim, reason)
+        worker.database.transact(give_back_chunk, claim, reason, failed=failed)
     except ServiceUnavailableError as unavailable:
         log.warning("chunk left to its lease", chunk=claim.chunk_id, reason=str(unavailable))

@@ -64,7 +64,7 @@ class IdCheck:
             found = [_first_duplicate([(self._ids, self._numbers)])]
         else:
             self._spill()
-            found = [self._check_bucket(places) for places in self._places]
+            found = [_check_bucket(self._file, places) for places in self._places]
         duplicates = [duplicate for duplicate in found if duplicate is not None]
         if duplicates:
             second, first, record_id = min(duplicates)
@@ -89,32 +89,32 @@ class IdCheck:
         if self._file is None:
             self._file = tempfile.TemporaryFile(prefix="textmill-ids-")  # noqa: SIM115
         for places, segment in zip(self._places, buckets, strict=True):
-            places.append([self._write(part) for part in segment])
+            if segment[0]:
+                places.append([_write(self._file, part) for part in segment])
         self._ids, self._numbers, self._size = [], [], 0
 
-    def _write(self, part: list[str] | list[int]) -> Place:
-        assert self._file is not None
-        offset = self._file.tell()
-        return offset, self._file.write(marshal.dumps(part, _MARSHAL_VERSION))
 
-    def _read(self, place: Place) -> Any:
-        assert self._file is not None
-        self._file.seek(place[0])
-        return marshal.loads(self._file.read(place[1]))
+def _write(file: IO[bytes], part: list[str] | list[int]) -> Place:
+    offset = file.tell()
+    return offset, file.write(marshal.dumps(part, _MARSHAL_VERSION))
 
-    def _check_bucket(self, places: list[list[Place]]) -> Duplicate | None:
-        """Look for a duplicate by ids alone; the numbers are read only if there is one."""
-        seen: set[str] = set()
-        added = 0
-        for ids_place, _ in places:
-            ids = self._read(ids_place)
-            seen.update(ids)
-            added += len(ids)
-            if len(seen) < added:
-                break
-        else:
-            return None
-        return _first_duplicate((self._read(ids), self._read(numbers)) for ids, numbers in places)
+
+def _read(file: IO[bytes], place: Place) -> Any:
+    file.seek(place[0])
+    return marshal.loads(file.read(place[1]))
+
+
+def _check_bucket(file: IO[bytes], places: list[list[Place]]) -> Duplicate | None:
+    """Look for a duplicate by ids alone; the numbers are read only if there is one."""
+    seen: set[str] = set()
+    added = 0
+    for ids_place, _ in places:
+        ids = _read(file, ids_place)
+        seen.update(ids)
+        added += len(ids)
+        if len(seen) < added:
+            return _first_duplicate((_read(file, a), _read(file, b)) for a, b in places)
+    return None
 
 
 def _first_duplicate(segments: Iterable[Segment]) -> Duplicate | None:

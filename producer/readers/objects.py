@@ -44,7 +44,7 @@ class ObjectSource:
             values = self._as_dict(given)
             if values is None:
                 expected = "a mapping" if self._text_column is None else "a string or a mapping"
-                problem = f"it is a {type(given).__name__}; expected {expected}"
+                problem = f"it is of type {type(given).__name__}; expected {expected}"
                 yield builder.bad(index, index, "bad_row", problem)
             elif not all(map(is_utf8, _strings(values))):
                 problem = "a string holds half of a surrogate pair, which is not UTF-8"

@@ -74,15 +74,16 @@ class RecordReader:
         return islice(self._records(), self._options.limit)
 
     def _records(self) -> Iterator[Record | BadRecord]:
-        index = yield from self._current.records(self._builder(self._current), 0)
-        for opener in self._later:
-            self.close()
-            self._current = opener()
-            self.check_fits(self._current)
-            if not self._current.has_rows():
-                continue
-            index = yield from self._current.records(self._builder(self._current), index)
-        self.close()
+        try:
+            index = yield from self._current.records(self._builder(self._current), 0)
+            for opener in self._later:
+                self.close()
+                self._current = opener()
+                self.check_fits(self._current)
+                if self._current.has_rows():
+                    index = yield from self._current.records(self._builder(self._current), index)
+        finally:
+            self.close()  # also where a limit or an error ends the reading
 
     def check_fits(self, source: Source) -> None:
         """Raise InputError unless a further input has the columns that are needed."""

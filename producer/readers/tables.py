@@ -6,13 +6,16 @@ import csv
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain, islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from textmill.core.errors import InputError
 from textmill.core.jobs import BadRecord, Record
 from textmill.producer.readers.builder import RecordBuilder
 from textmill.producer.readers.options import SAMPLE_ROWS, ReadOptions
 from textmill.producer.readers.streams import ENCODING_HINT, Blocks, Lines, is_utf8
+
+if TYPE_CHECKING:
+    from _csv import Reader as CsvReader
 
 MAX_CELL_CHARACTERS = 16 * 1024 * 1024
 """A longer cell is a bad row. The csv module holds 4 bytes a character, so this is 64 MiB."""
@@ -102,9 +105,9 @@ class TableSource:
         lines = Lines(self._blocks, newline="")
         physical: Iterator[str] = chain.from_iterable(lines)
         held = HeldLines(physical) if builder.skip_bad else None
-        reader = csv.reader(held or physical, **self._dialect)
-        if self._has_header:
-            next(filter(None, reader))
+        reader = self._after_header(held or physical)
+        if held is not None:
+            held.settle()
         twice = 0  # lines that the csv module counted a second time
         line = reader.line_num + 1
         while True:
@@ -129,6 +132,12 @@ class TableSource:
                 if held is not None:
                     twice += held.replay()
                 line = reader.line_num - twice + 1
+
+    def _after_header(self, lines: Iterator[str]) -> CsvReader:
+        reader = csv.reader(lines, **self._dialect)
+        if self._has_header:
+            next(filter(None, reader))
+        return reader
 
     def _first_rows(self) -> Iterator[list[str]]:
         first = Lines(self._blocks, newline="").decode(self._blocks.first)
@@ -169,8 +178,8 @@ class TableSource:
                 )
 
     def _ragged(self, builder: RecordBuilder, index: int, line: int, row: list[str]) -> BadRecord:
-        width = len(self.columns)
-        problem = f"the row has {len(row)} cells; expected {width}, one for each column"
+        cells = "1 cell" if len(row) == 1 else f"{len(row)} cells"
+        problem = f"the row has {cells}; expected {len(self.columns)}, one for each column"
         return builder.bad(index, line, "bad_row", problem, hint=self._quote_hint())
 
     def _not_utf8(self, builder: RecordBuilder, index: int, line: int) -> BadRecord:

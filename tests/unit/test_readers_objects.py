@@ -66,7 +66,9 @@ def test_extra_values_are_made_fit_for_json() -> None:
 
 
 def test_an_object_of_another_kind_is_refused_or_skipped() -> None:
-    with pytest.raises(InputError, match="input, record 1: it is a int; expected a string or a"):
+    with pytest.raises(
+        InputError, match="input, record 1: it is of type int; expected a string or a"
+    ):
         list(records_from_objects(["a", 5], ["text"], ReadOptions()))  # type: ignore[list-item]
     records = list(records_from_objects(["a", 5, "b"], ["text"], SKIP))  # type: ignore[list-item]
     assert [type(r) for r in records] == [Record, BadRecord, Record]
@@ -79,7 +81,7 @@ def test_a_text_that_is_no_string_is_refused() -> None:
 
 
 def test_a_bare_string_cannot_serve_two_fields() -> None:
-    with pytest.raises(InputError, match="input, record 0: it is a str; expected a mapping"):
+    with pytest.raises(InputError, match="input, record 0: it is of type str; expected a mapping"):
         records_from_objects(["a"], ["question", "context"], ReadOptions())
 
 

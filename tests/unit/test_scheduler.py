@@ -116,13 +116,14 @@ def test_drop_forgets_one_owners_items_and_keeps_the_order_of_the_others() -> No
 
 
 def test_taken_items_do_not_pile_up_behind_an_old_one() -> None:
-    """Given long items that wait in front, short ones that came and went leave nothing behind."""
-    scheduler = make_scheduler(64)
-    scheduler.add([entry(64) for _ in range(2000)])
-    for _ in range(1000):
-        scheduler.add([entry(64) for _ in range(4)])
-        scheduler.next_batch()
-    assert len(scheduler._arrivals) <= 2 * len(scheduler) + 1024
+    """Given old items of many groups, newer ones that leave with them leave nothing behind."""
+    scheduler = make_scheduler(1000)
+    scheduler.add([entry(1, group=n) for n in range(300)])
+    for n in range(200):
+        scheduler.add([entry(1, group=n) for _ in range(40)])
+        assert len(scheduler.next_batch()) == 41
+    assert len(scheduler) == 100
+    assert len(scheduler._arrivals) <= 2 * 100 + 1024 + 41
 
 
 def test_padding_of_uneven_lengths_stays_small() -> None:

@@ -121,6 +121,11 @@ class ClassificationRunner:
         text = record.inputs.get("text")
         if not isinstance(text, str):
             return RecordError("invalid_input", f"'text' is {text!r}, expected a text")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            where = f"at character {error.start}"
+            return RecordError("invalid_input", f"'text' has half a surrogate pair {where}")
         if record.params:
             try:
                 merged = params.model_dump() | record.params

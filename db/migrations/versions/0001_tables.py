@@ -30,6 +30,13 @@ def upgrade() -> None:
             comment="claims so far",
         ),
         sa.Column("crashes", sa.Integer(), server_default=sa.text("0"), nullable=False),
+        sa.Column(
+            "failures",
+            sa.Integer(),
+            server_default=sa.text("0"),
+            nullable=False,
+            comment="of the system",
+        ),
         sa.Column("dispatches", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("lease_owner", sa.Text(), comment="id of the worker that holds it"),
         sa.Column("lease_expires_at", sa.Float()),

@@ -1,0 +1,168 @@
+"""The installed command as a user runs it: real processes, a data folder of the test's own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+
+from textmill.core.settings import load_settings
+from textmill.db.models import metadata
+from textmill.db.session import Database
+
+from ..servers import die_with_parent, wait_until
+
+ROOT = Path(__file__).parents[2]
+TEXTMILL = Path(sys.executable).parent / "textmill"
+MODEL = ROOT / "examples" / "sms_spam" / "model"
+MESSAGES = ROOT / "examples" / "sms_spam" / "sms_spam.tsv"
+
+
+class Shell:
+    """A terminal with its own TEXTMILL_HOME, from which commands are run."""
+
+    def __init__(self, folder: Path, **variables: str) -> None:
+        self.folder = folder
+        self.env = os.environ | {
+            "TEXTMILL_HOME": str(folder / "home"),
+            "TEXTMILL_PLUGINS": "fake_tasks",
+            "PYTHONPATH": str(ROOT / "tests" / "plugins"),
+            **variables,
+        }
+        self.started: list[subprocess.Popen[str]] = []
+
+    def run(self, *words: str | Path, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        """``textmill …`` to its end."""
+        return subprocess.run(
+            [str(TEXTMILL), *map(str, words)],
+            cwd=self.folder,
+            env=self.env,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=150,
+            check=False,
+        )
+
+    def json(self, *words: str | Path) -> Any:
+        """What a successful command prints with ``--json``."""
+        done = self.run(*words, "--json")
+        assert done.returncode in (0, 3), done.stderr
+        return json.loads(done.stdout)
+
+    def start(self, *words: str | Path, log: str = "worker.log") -> subprocess.Popen[str]:
+        """``textmill …`` in the background; its output goes to a file of the test's folder."""
+        with (self.folder / log).open("a") as file:
+            process = subprocess.Popen(
+                [str(TEXTMILL), *map(str, words)],
+                cwd=self.folder,
+                env=self.env,
+                stdout=file,
+                stderr=file,
+                text=True,
+                preexec_fn=die_with_parent,
+            )
+        self.started.append(process)
+        return process
+
+    def start_worker(self, *options: str) -> subprocess.Popen[str]:
+        """A worker, once it is in the table of live workers."""
+        before = len(self.workers())
+        process = self.start("worker", "--devices", "cpu", *options)
+        wait_until(lambda: len(self.workers()) > before, 60, what="with a live worker")
+        return process
+
+    def workers(self) -> list[dict[str, Any]]:
+        """The rows of the table of workers."""
+        return self.rows("workers")
+
+    def submit(self, *words: str | Path) -> str:
+        """The id of a job that was accepted."""
+        done = self.run("submit", *words)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def write(self, name: str, content: str | bytes) -> Path:
+        """A file in the test's folder."""
+        path = self.folder / name
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    def database(self) -> Database:
+        """The database that the commands use; the caller closes it."""
+        return Database.open(
+            load_settings(
+                home=self.env["TEXTMILL_HOME"], database_url=self.env.get("TEXTMILL_DATABASE_URL")
+            )
+        )
+
+    def rows(self, table: str) -> list[dict[str, Any]]:
+        """Every row of a table; none if there is no database yet."""
+        database = self.database()
+        try:
+            with database.read() as connection:
+                if not database.engine.dialect.has_table(connection, table):
+                    return []
+                found = connection.execute(select(metadata.tables[table]))
+                return [{str(k): v for k, v in row._mapping.items()} for row in found]
+        finally:
+            database.close()
+
+    def assert_nothing_written(self) -> None:
+        """No half job: not one row in any table that a submission writes."""
+        database = self.database()
+        try:
+            with database.read() as connection:
+                for name in ("jobs", "chunks", "payloads", "results", "label_counts"):
+                    if database.engine.dialect.has_table(connection, name):
+                        table = metadata.tables[name]
+                        assert connection.scalar(select(func.count()).select_from(table)) == 0, name
+        finally:
+            database.close()
+
+    def close(self) -> None:
+        """End what was started and is still there, and with it the services."""
+        for process in self.started:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        for process in self.started:
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    """A shell with the embedded default: SQLite and the bundled Valkey."""
+    given = Shell(tmp_path)
+    yield given
+    given.close()
+
+
+@pytest.fixture
+def server_shell(tmp_path: Path, broker_url: str, postgres_url: str) -> Iterator[Shell]:
+    """A shell whose commands use a password-protected broker and PostgreSQL."""
+    given = Shell(tmp_path, TEXTMILL_BROKER_URL=broker_url, TEXTMILL_DATABASE_URL=postgres_url)
+    yield given
+    given.close()
+
+
+def assert_user_error(done: subprocess.CompletedProcess[str], *parts: str, code: int = 2) -> None:
+    """One clear message that holds every part, the exit code, no traceback."""
+    assert done.returncode == code, (done.returncode, done.stderr)
+    assert "Traceback" not in done.stderr
+    for part in parts:
+        assert part in done.stderr, (part, done.stderr)
+
+
+__all__: Sequence[str] = ["MESSAGES", "MODEL", "ROOT", "Shell", "assert_user_error"]

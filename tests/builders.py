@@ -1,0 +1,172 @@
+"""Jobs, chunks and outcomes made in a real database, for tests of what happens to them next."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Row, Table, func, insert, select, update
+
+from textmill.core.jobs import JobSpec, JobStatus, Record
+from textmill.core.messages import ChunkMessage
+from textmill.core.settings import load_settings
+from textmill.db.chunks import ChunkOutcome, Claim, claim_chunk, complete_chunk
+from textmill.db.dispatch import fill_window
+from textmill.db.jobs import NewChunk, add_chunks, create_job, finish_loading, get_job
+from textmill.db.models import chunks, jobs, metadata, sweeps
+from textmill.db.payloads import encode_payload
+from textmill.db.results import ResultRow, to_json, write_results
+from textmill.db.session import Database
+
+LEASE = 60.0
+ALL = 1000  # a window wider than any job here
+
+
+@contextmanager
+def open_database(url: str, **options: Any) -> Iterator[Database]:
+    """The database as a process opens it; closed at the end."""
+    database = Database.open(load_settings(database_url=url), pool_size=10, **options)
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+def with_tables(url: str) -> Iterator[Database]:
+    """For a fixture: the database with empty tables (that they equal the migrations' is tested)."""
+    with open_database(url) as database:
+        with database.write() as connection:
+            metadata.create_all(connection, checkfirst=False)
+            connection.execute(insert(sweeps).values(name="sweep", swept_at=0))
+        yield database
+
+
+def spec(**fields: Any) -> JobSpec:
+    return JobSpec(**{"task": "classification", "model": "org/model", **fields})
+
+
+def record(index: int) -> Record:
+    return Record(index, f"id{index}", {"text": f"text {index}"}, extra={"n": index})
+
+
+def make_job(
+    database: Database,
+    sizes: Sequence[int] = (1,),
+    *,
+    bad: int = 0,
+    finish: bool = True,
+    load_seconds: float = LEASE,
+    **fields: Any,
+) -> str:
+    """A job with one chunk per size, then ``bad`` rows that could not be read; returns its id."""
+    with database.write() as connection:
+        job_id = create_job(connection, spec(**fields), load_seconds=load_seconds)
+        start = 0
+        for size in sizes:
+            payload = encode_payload(map(record, range(start, start + size)))
+            new = [NewChunk(size, payload)]
+            add_chunks(connection, job_id, new, load_seconds=load_seconds)
+            start += size
+        rows = [ResultRow(start + n, f"bad{n}", error_code="bad_row") for n in range(bad)]
+        write_results(connection, job_id, rows)
+        if finish:
+            finish_loading(connection, job_id, total=start + bad, errors=bad, input_hash=b"hash")
+    return job_id
+
+
+def dispatch(database: Database, job_id: str, window: int = ALL) -> list[ChunkMessage]:
+    return database.transact(fill_window, job_id, window)
+
+
+def claim(
+    database: Database, message: ChunkMessage, worker: str = "w1", lease: float = LEASE
+) -> Claim | None:
+    return database.transact(
+        claim_chunk, message.chunk_id, message.attempt, worker_id=worker, lease_seconds=lease
+    )
+
+
+def claim_all(
+    database: Database, job_id: str, worker: str = "w1", lease: float = LEASE
+) -> list[Claim]:
+    """Dispatch and claim every pending chunk of the job."""
+    claims = [claim(database, message, worker, lease) for message in dispatch(database, job_id)]
+    return [one for one in claims if one is not None]
+
+
+def outcome(claimed: Claim, errors: Collection[int] = (), label: str = "ham") -> ChunkOutcome:
+    """What a worker would write: an error row for the record indexes in ``errors``."""
+    rows = []
+    for one in claimed.records:
+        text, extra = one.inputs["text"], to_json(one.extra)
+        if one.index in errors:
+            row = ResultRow(one.index, one.record_id, text, error_code="too_long", extra=extra)
+        else:
+            row = ResultRow(one.index, one.record_id, text, None, label, 0.9, extra=extra)
+        rows.append(row)
+    failed = [one for one in claimed.records if one.index in errors]
+    good = len(rows) - len(failed)
+    return ChunkOutcome(rows, failed, {label: good} if good else {}, 5 * good, 2 * good, 0.5)
+
+
+def complete(
+    database: Database, claimed: Claim, errors: Collection[int] = (), *, window: int = ALL
+) -> list[ChunkMessage]:
+    return database.transact(complete_chunk, claimed, outcome(claimed, errors), window=window)
+
+
+def put(database: Database, table: Table, where: Any, **values: Any) -> None:
+    """Write what no state change would: the past, or another worker's doing."""
+    with database.write() as connection:
+        connection.execute(update(table).where(where).values(**values))
+
+
+def put_job(database: Database, job_id: str, status: JobStatus) -> None:
+    put(database, jobs, jobs.c.id == job_id, status=status.value)
+
+
+def job_of(database: Database, job_id: str) -> Row[Any]:
+    with database.read() as connection:
+        return get_job(connection, job_id)
+
+
+def statuses(database: Database, job_id: str) -> list[str]:
+    """The statuses of the job's chunks, by id."""
+    with database.read() as connection:
+        rows = select(chunks.c.status).where(chunks.c.job_id == job_id).order_by(chunks.c.id)
+        return list(connection.scalars(rows))
+
+
+def count(database: Database, table: Table, *where: Any) -> int:
+    with database.read() as connection:
+        return connection.scalar(select(func.count()).select_from(table).where(*where)) or 0
+
+
+def snapshot(database: Database) -> dict[str, list[tuple[Any, ...]]]:
+    """Everything in the database, to see that something changed nothing."""
+    with database.read() as connection:
+        return {
+            table.name: [
+                tuple(row)
+                for row in connection.execute(select(table).order_by(*table.primary_key.columns))
+            ]
+            for table in metadata.sorted_tables
+        }
+
+
+def at_once(*calls: Callable[[], Any]) -> list[Any]:
+    """Run the calls in threads that start together; each one's result, or what it raised."""
+    barrier = threading.Barrier(len(calls))
+
+    def run(call: Callable[[], Any]) -> Any:
+        barrier.wait(30)
+        try:
+            return call()
+        except Exception as error:
+            return error
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(run, calls))

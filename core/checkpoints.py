@@ -145,9 +145,9 @@ def count_parameters(path: Path) -> int:
 
 def require_architecture(checkpoint: Checkpoint, task: Task) -> None:
     """Raise ModelLoadError if the weights were saved from a class that cannot do the task."""
-    wanted = task.architecture
-    if wanted and not checkpoint.architecture.endswith(wanted):
+    found, wanted = checkpoint.architecture, task.architecture
+    if wanted and not found.endswith(wanted):
         raise ModelLoadError(
-            f"model {checkpoint.name!r} is a {checkpoint.architecture or 'model of no known class'}"
-            f", which cannot do {task.name}; expected a …{wanted}"
+            f"model {checkpoint.name!r} cannot do {task.name}: its config.json names "
+            f"{found or 'no architecture'}, expected one that ends in {wanted}"
         )

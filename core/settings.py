@@ -20,7 +20,9 @@ MAX_SOCKET_PATH_BYTES = 100  # sockaddr_un holds 108 with its NUL; kombu adds to
 class Settings(BaseSettings):
     """How this process reaches its services and how it works; units are in the names."""
 
-    model_config = SettingsConfigDict(env_prefix="TEXTMILL_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="TEXTMILL_", env_ignore_empty=True, frozen=True, extra="ignore"
+    )
 
     home: Path = Field(
         default_factory=lambda: Path(platformdirs.user_data_dir("textmill")),
@@ -104,6 +106,12 @@ class Settings(BaseSettings):
             if self.database_url.startswith(prefix):
                 return "postgresql+psycopg://" + self.database_url.removeprefix(prefix)
         return self.database_url
+
+
+def unknown_variables() -> list[str]:
+    """The TEXTMILL_* variables of the environment that no setting reads."""
+    known = {f"TEXTMILL_{name.upper()}" for name in Settings.model_fields}
+    return sorted(name for name in os.environ if name.startswith("TEXTMILL_") and name not in known)
 
 
 def load_settings(**overrides: object) -> Settings:

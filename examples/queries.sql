@@ -32,12 +32,12 @@ WHERE job_id = (SELECT max(id) FROM jobs) AND label IS NOT NULL
 ORDER BY score
 LIMIT 10;
 
--- How sure is it altogether? Records by label and tenth of the score.
-SELECT label, CAST(10 * score - 0.5 AS integer) AS tenth, count(*) AS records
+-- How sure is it altogether? Records by label and score, in steps of a tenth.
+SELECT label, round(CAST(score - 0.05 AS numeric), 1) AS score_from, count(*) AS records
 FROM results
 WHERE job_id = (SELECT max(id) FROM jobs) AND label IS NOT NULL
-GROUP BY label, tenth
-ORDER BY label, tenth DESC;
+GROUP BY label, score_from
+ORDER BY label, score_from DESC;
 
 -- Which records are errors, and why?
 SELECT error_code, count(*) AS records, min(record_id) AS one_record,
@@ -56,12 +56,18 @@ HAVING count(*) > 1
 ORDER BY copies DESC
 LIMIT 10;
 
--- Which texts got another label than in any earlier job?
-SELECT DISTINCT latest.text, latest.label, earlier.label AS earlier_label, earlier.job_id AS earlier_job
-FROM results AS latest
-JOIN results AS earlier ON earlier.text_hash = latest.text_hash
-WHERE latest.job_id = (SELECT max(id) FROM jobs) AND earlier.job_id < latest.job_id
-  AND earlier.label <> latest.label
+-- Which texts got another label than in the job before it?
+SELECT latest.text, latest.label, earlier.label AS earlier_label
+FROM (SELECT text_hash, label, min(text) AS text
+      FROM results
+      WHERE job_id = (SELECT max(id) FROM jobs) AND label IS NOT NULL
+      GROUP BY text_hash, label) AS latest
+JOIN (SELECT text_hash, label
+      FROM results
+      WHERE job_id = (SELECT max(id) FROM jobs WHERE id < (SELECT max(id) FROM jobs))
+        AND label IS NOT NULL
+      GROUP BY text_hash, label) AS earlier
+  ON earlier.text_hash = latest.text_hash AND earlier.label <> latest.label
 LIMIT 10;
 
 -- What did each of the last jobs cost?

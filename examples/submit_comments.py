@@ -1,6 +1,6 @@
 """A nightly spam filter for cron: submit one day's comments, wait, say how it went.
 
-    15 2 * * *  python submit_comments.py comments.csv --model /srv/models/spam --text-column comment
+    15 2 * * *  python submit_comments.py comments.csv --model /srv/spam --text-column comment
 
 It may be run again at any time: the key is made of the file's name and the date, and the same key
 with the same input gives the same job. Exit codes are those of the command line: 0 done, 1 failed
@@ -61,7 +61,7 @@ def report(job: Job, label: str) -> None:
         f"done, {counts['errors']} errors{reason}"
     )
     for row in job.results(label=label, order="score", limit=5):
-        print(f"  {row.score:.3f}  {row.record_id}  {(row.text or '')[:80]}")
+        print(f"  {row.score:.3f}  {row.record_id}  {' '.join((row.text or '').split())[:80]}")
 
 
 if __name__ == "__main__":

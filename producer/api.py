@@ -176,7 +176,7 @@ def _open(inputs: Inputs, fields: Sequence[str], reading: ReadOptions) -> Record
     if files:
         return open_records(files, fields, reading)
     if isinstance(inputs, Mapping) or hasattr(inputs, "to_dict"):
-        # A dict and a data frame iterate over their column names, which would be taken for the texts.
+        # A dict and a data frame iterate over column names, which would be taken for the texts.
         raise InvalidJobError(
             f"the input is a {type(inputs).__name__}; expected files or an iterable of mappings, "
             'such as [{"text": "…"}], or of a data frame its to_dict("records")'

@@ -15,7 +15,8 @@ from textmill.core.broker import ping, redacted_url
 from textmill.core.embedded import is_running
 from textmill.core.errors import TextmillError
 from textmill.core.jobs import ENDED
-from textmill.core.settings import Settings
+from textmill.core.settings import Settings, unknown_variables
+from textmill.core.tasks import nearest
 from textmill.db.models import jobs
 from textmill.db.schema import HEAD, current_revision
 from textmill.db.session import Database
@@ -37,6 +38,7 @@ class Finding:
 def run_checks(settings: Settings) -> Iterator[Finding]:
     """Every check in turn; a service that is away makes one bad finding, not an exception."""
     yield _versions()
+    yield from _variables()
     yield from _models()
     yield _disk(settings)
     yield _broker(settings)
@@ -60,6 +62,12 @@ def _versions() -> Finding:
     names = ("textmill", "celery", "sqlalchemy", "redis")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
     return Finding(True, "versions", f"python {platform.python_version()}, {versions}")
+
+
+def _variables() -> Iterator[Finding]:
+    known = [f"TEXTMILL_{name.upper()}" for name in Settings.model_fields]
+    for name in unknown_variables():
+        yield Finding(False, "settings", f"{name} is no setting{nearest(name, known)}")
 
 
 def _models() -> Iterator[Finding]:

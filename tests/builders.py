@@ -6,9 +6,11 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Row, Table, func, insert, select, update
+import pytest
+from sqlalchemy import Row, Table, delete, func, insert, select, update
 
 from textmill.core.jobs import JobSpec, JobStatus, Record
 from textmill.core.messages import ChunkMessage
@@ -20,6 +22,8 @@ from textmill.db.models import chunks, jobs, metadata, sweeps
 from textmill.db.payloads import encode_payload
 from textmill.db.results import ResultRow, to_json, write_results
 from textmill.db.session import Database
+
+from .servers import PostgresServer
 
 LEASE = 60.0
 ALL = 1000  # a window wider than any job here
@@ -40,8 +44,43 @@ def with_tables(url: str) -> Iterator[Database]:
     with open_database(url) as database:
         with database.write() as connection:
             metadata.create_all(connection, checkfirst=False)
-            connection.execute(insert(sweeps).values(name="sweep", swept_at=0))
+        empty(database)
         yield database
+
+
+def empty(database: Database) -> None:
+    """Delete every row; leave what a migrated database starts with."""
+    with database.write() as connection:
+        for table in metadata.sorted_tables:
+            connection.execute(delete(table))
+        connection.execute(insert(sweeps).values(name="sweep", swept_at=0))
+
+
+@pytest.fixture(scope="module")
+def tables_url(postgres: PostgresServer) -> Iterator[str]:
+    """A PostgreSQL database with tables for all tests of a module: making one takes long."""
+    url = postgres.create_database()
+    for _ in with_tables(url):
+        pass
+    yield url
+    postgres.drop_database(url)
+
+
+@pytest.fixture
+def postgresql(tables_url: str) -> Iterator[Database]:
+    """PostgreSQL with empty tables."""
+    with open_database(tables_url) as database:
+        empty(database)
+        yield database
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """Empty tables on SQLite and again on PostgreSQL."""
+    if request.param == "sqlite":
+        yield from with_tables(f"sqlite:///{tmp_path / 'textmill.db'}")
+    else:
+        yield request.getfixturevalue("postgresql")
 
 
 def spec(**fields: Any) -> JobSpec:
@@ -131,6 +170,12 @@ def put_job(database: Database, job_id: str, status: JobStatus) -> None:
 def job_of(database: Database, job_id: str) -> Row[Any]:
     with database.read() as connection:
         return get_job(connection, job_id)
+
+
+def counts(database: Database, job_id: str) -> tuple[str, int, int]:
+    """The job's status, and how many of its records are done and are errors."""
+    job = job_of(database, job_id)
+    return job.status, job.done_records, job.error_records
 
 
 def statuses(database: Database, job_id: str) -> list[str]:

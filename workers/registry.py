@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import Any, Protocol, cast
 
+import psutil  # type: ignore[import-untyped]
+
 from textmill.core.errors import InvalidJobError, ModelLoadError
 from textmill.core.tasks import get_task
 from textmill.workers.items import ModelRequest, Runner
@@ -47,6 +49,8 @@ def estimate_bytes(request: ModelRequest) -> int:
 
 def default_memory_limit(device: str) -> int:
     """Half of what is free on the device now, in bytes; the rest is for batches."""
+    if device == "cpu":  # asked without torch, which takes seconds to import
+        return int(psutil.virtual_memory().available // 2)
     devices = _devices()
     return int(devices.free_memory_bytes(devices.choose_device(device)) // 2)
 

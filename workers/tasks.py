@@ -134,10 +134,10 @@ def _row(record: Record, output: Output) -> ResultRow:
         output.score,
         output.output,
         output.vector,
-        to_json(output.detail),
+        None if output.detail is None else to_json(output.detail),
         None,
         None,
-        to_json(record.extra),
+        None if record.extra is None else to_json(record.extra),
         output.input_tokens,
         output.output_tokens,
     )

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
+from textmill.core import embedded
 from textmill.core.settings import load_settings
 from textmill.db.models import metadata
 from textmill.db.session import Database
@@ -24,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 TEXTMILL = Path(sys.executable).parent / "textmill"
 MODEL = ROOT / "examples" / "sms_spam" / "model"
 MESSAGES = ROOT / "examples" / "sms_spam" / "sms_spam.tsv"
+FAKE = ["--task", "fake", "--model", "m"]  # see tests/plugins/fake_tasks.py
 
 
 class Shell:
@@ -139,6 +141,8 @@ class Shell:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        if "TEXTMILL_BROKER_URL" not in self.env:
+            embedded.stop(load_settings(home=self.env["TEXTMILL_HOME"]))
 
 
 @pytest.fixture
@@ -165,4 +169,4 @@ def assert_user_error(done: subprocess.CompletedProcess[str], *parts: str, code:
         assert part in done.stderr, (part, done.stderr)
 
 
-__all__: Sequence[str] = ["MESSAGES", "MODEL", "ROOT", "Shell", "assert_user_error"]
+__all__: Sequence[str] = ["FAKE", "MESSAGES", "MODEL", "ROOT", "Shell", "assert_user_error"]

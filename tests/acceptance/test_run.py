@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from .conftest import MESSAGES, MODEL, Shell, assert_user_error
+from .conftest import FAKE, MESSAGES, MODEL, Shell, assert_user_error
 
 
 def test_run_classifies_real_messages_and_prints_a_summary(shell: Shell) -> None:
@@ -34,7 +34,7 @@ def test_run_classifies_real_messages_and_prints_a_summary(shell: Shell) -> None
 
 def test_run_with_record_errors_exits_with_3_and_says_which(shell: Shell) -> None:
     texts = shell.write("texts.txt", "one\n\nerror\nfour\n")
-    done = shell.run("run", texts, "--task", "fake", "--model", "m")
+    done = shell.run("run", texts, "--devices", "cpu", *FAKE)
 
     assert done.returncode == 3, done.stderr
     assert "completed with errors: 4 of 4 records" in done.stdout
@@ -51,18 +51,18 @@ def test_run_with_record_errors_exits_with_3_and_says_which(shell: Shell) -> Non
 
 def test_retry_runs_only_error_records_that_have_an_input(shell: Shell) -> None:
     texts = shell.write("texts.txt", "one\n\nerror\n")
-    assert shell.run("run", texts, "--task", "fake", "--model", "m").returncode == 3
+    assert shell.run("run", texts, "--devices", "cpu", *FAKE).returncode == 3
 
     done = shell.run("retry", "last")
     assert done.returncode == 0, done.stderr
     assert "retrying 1 records" in done.stderr
-    assert shell.run("run", "--resume", "last").returncode == 3
+    assert shell.run("run", "--resume", "last", "--devices", "cpu").returncode == 3
     (job,) = shell.rows("jobs")
     assert (job["done_records"], job["error_records"]) == (1, 2)
 
 
 def test_run_reads_stdin(shell: Shell) -> None:
-    words = ["run", "-", "--input-format", "text", "--task", "fake", "--model", "m"]
+    words = ["run", "-", "--devices", "cpu", "--input-format", "text", *FAKE]
     done = shell.run(*words, stdin="a\nb\n")
     assert done.returncode == 0, done.stderr
     assert [row["output"] for row in shell.rows("results")] == ["A", "B"]
@@ -70,7 +70,7 @@ def test_run_reads_stdin(shell: Shell) -> None:
 
 def test_run_json_prints_one_object_and_keeps_progress_off_stdout(shell: Shell) -> None:
     texts = shell.write("texts.txt", "a\nb\n")
-    done = shell.run("run", texts, "--task", "fake", "--model", "m", "--json")
+    done = shell.run("run", texts, "--devices", "cpu", *FAKE, "--json")
     summary = json.loads(done.stdout)
     assert summary["status"] == "completed"
     assert summary["labels"] == {"A": 1, "B": 1}
@@ -78,7 +78,7 @@ def test_run_json_prints_one_object_and_keeps_progress_off_stdout(shell: Shell) 
 
 def test_a_model_that_cannot_be_loaded_fails_the_job_with_the_reason(shell: Shell) -> None:
     texts = shell.write("texts.txt", "a\n")
-    done = shell.run("run", texts, "--task", "fake", "--model", "unloadable")
+    done = shell.run("run", texts, "--devices", "cpu", *FAKE, "--model", "unloadable")
     assert done.returncode == 1
     assert "the test says so" in done.stdout
     (job,) = shell.rows("jobs")
@@ -88,7 +88,7 @@ def test_a_model_that_cannot_be_loaded_fails_the_job_with_the_reason(shell: Shel
 def test_too_many_errors_fail_the_job_and_retry_continues_it(shell: Shell) -> None:
     lines = ["error" if at < 30 else f"text {at}" for at in range(500)]
     texts = shell.write("texts.txt", "\n".join(lines))
-    words = ["run", texts, "--task", "fake", "--model", "m", "--max-error-rate", "5%"]
+    words = ["run", texts, "--devices", "cpu", *FAKE, "--max-error-rate", "5%"]
     done = shell.run(*words)
 
     assert done.returncode == 1
@@ -126,6 +126,6 @@ def test_results_are_filtered_and_exported_with_the_inputs_columns(shell: Shell)
 @pytest.mark.parametrize("search", ["FREE", "free"])
 def test_results_search_ignores_case(shell: Shell, search: str) -> None:
     texts = shell.write("texts.txt", "Free entry\nnothing\n")
-    shell.run("run", texts, "--task", "fake", "--model", "m")
+    shell.run("run", texts, "--devices", "cpu", *FAKE)
     done = shell.run("results", "last", "--search", search, "--format", "jsonl")
     assert len(done.stdout.splitlines()) == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,19 +12,23 @@ from textmill.core.errors import RetryableError
 from textmill.core.jobs import ChunkStatus, JobStatus
 from textmill.core.messages import ChunkMessage
 from textmill.db.chunks import (
+    MAX_FAILURES,
     Claim,
     LeaseLostError,
     give_back,
+    give_back_chunk,
     renew_leases,
     report_load_failure,
 )
 from textmill.db.clock import now
 from textmill.db.jobs import pause_job, resume_job
 from textmill.db.models import chunks, payloads
+from textmill.db.retry import retry_job
 from textmill.db.session import Database
 from textmill.db.sweep import release_stalled
 from textmill.db.workers import WorkerInfo, register_worker
 
+from .. import builders
 from ..builders import (
     LEASE,
     at_once,
@@ -39,13 +43,12 @@ from ..builders import (
     record,
     snapshot,
     statuses,
-    with_tables,
 )
 
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    yield from with_tables(database_url)
+# Fixtures; imported by name, they would be redefined by every test's parameter.
+tables_url = builders.tables_url
+postgresql = builders.postgresql
+database = builders.database
 
 
 def chunk_of(database: Database, chunk_id: int) -> Row[Any]:
@@ -101,7 +104,7 @@ def test_a_late_message_of_an_overtaken_attempt_claims_nothing(database: Databas
     assert claimed.attempt == 2
 
 
-@pytest.mark.parametrize("status", set(JobStatus) - {JobStatus.QUEUED, JobStatus.RUNNING})
+@pytest.mark.parametrize("status", sorted(set(JobStatus) - {JobStatus.QUEUED, JobStatus.RUNNING}))
 def test_no_chunk_of_a_job_that_is_held_or_ended_is_claimed(
     database: Database, status: JobStatus
 ) -> None:
@@ -258,6 +261,39 @@ def test_a_paused_jobs_chunk_is_claimed_only_by_the_message_after_its_resumption
     assert claim(database, old) is None  # it is pending: its place in the window may be another's
     (new,) = dispatch(database, job_id)
     assert claim(database, new) is not None
+
+
+def fail_system(database: Database, message: ChunkMessage, *, failed: bool) -> str | None:
+    claimed = claim(database, message)
+    assert claimed is not None
+    return database.transact(give_back_chunk, claimed, "no memory", failed=failed)
+
+
+def test_a_chunk_that_fails_again_and_again_fails_its_job(database: Database) -> None:
+    job_id = make_job(database, (1, 1))
+    for failed in [False] * MAX_FAILURES + [True] * (MAX_FAILURES - 1):
+        message, *_ = dispatch(database, job_id)
+        assert fail_system(database, message, failed=failed) is None
+        assert job_of(database, job_id).status == "running"
+    (message,) = dispatch(database, job_id)
+    assert fail_system(database, message, failed=True) == job_id
+    job = job_of(database, job_id)
+    assert job.status == "failed"
+    assert f"failed {MAX_FAILURES} times, the last time with: no memory" in job.error
+    assert statuses(database, job_id) == ["failed", "failed"]
+    # After retry its failures count from nought.
+    database.transact(retry_job, job_id)
+    message, _ = dispatch(database, job_id)
+    assert fail_system(database, message, failed=True) is None
+
+
+def test_what_a_worker_says_of_a_chunk_it_lost_counts_no_failure(database: Database) -> None:
+    job_id = make_job(database)
+    (lost,) = claim_all(database, job_id, lease=-1)
+    database.transact(release_stalled)
+    before = snapshot(database)
+    assert database.transact(give_back_chunk, lost, "no memory", failed=True) is None
+    assert snapshot(database) == before
 
 
 def worker(database: Database, name: str, host: str) -> None:

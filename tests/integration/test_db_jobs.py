@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from sqlalchemy import select
-from sqlalchemy.exc import IntegrityError
 
 from textmill.core.errors import JobConflictError, JobNotFoundError
 from textmill.core.jobs import JobStatus
-from textmill.db import jobs as jobs_db
 from textmill.db.chunks import LeaseLostError
 from textmill.db.jobs import (
     NewChunk,
     add_chunks,
     cancel_job,
-    count_unfinished,
-    create_job,
     delete_job,
     fail_job,
-    find_job,
     finish_loading,
     get_job,
-    is_key_conflict,
-    list_jobs,
     pause_job,
     resume_job,
 )
@@ -34,6 +25,7 @@ from textmill.db.retry import retry_job
 from textmill.db.session import Database
 from textmill.db.sweep import release_stalled, tidy_ended_jobs
 
+from .. import builders
 from ..builders import (
     claim,
     claim_all,
@@ -43,18 +35,15 @@ from ..builders import (
     job_of,
     make_job,
     put,
-    put_job,
     record,
     snapshot,
-    spec,
     statuses,
-    with_tables,
 )
 
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    yield from with_tables(database_url)
+# Fixtures; imported by name, they would be redefined by every test's parameter.
+tables_url = builders.tables_url
+postgresql = builders.postgresql
+database = builders.database
 
 
 def indexes(database: Database, job_id: str, *where: object) -> list[int]:
@@ -261,94 +250,3 @@ def test_a_chunk_that_stalled_as_its_job_failed_runs_after_retry(database: Datab
     for claimed in claim_all(database, job_id):
         complete(database, claimed)
     assert job_of(database, job_id).status == "completed"
-
-
-# --- finding a job
-
-
-def named(database: Database, *ids: str, key: str | None = None) -> None:
-    for job_id in ids:
-        made = make_job(database, key=key)
-        put(database, jobs, jobs.c.id == made, id=job_id)
-
-
-@pytest.fixture
-def several(database: Database) -> Database:
-    named(database, "06aa00000000000x", "06ab00000000000x", "06b000000000000x")
-    named(database, "06c000000000000x", key="06a")
-    return database
-
-
-@pytest.mark.parametrize(
-    ("reference", "found"),
-    [
-        ("06aa00000000000x", "06aa00000000000x"),  # its id
-        ("06b", "06b000000000000x"),  # a unique start
-        ("06ab", "06ab00000000000x"),
-        ("06a", "06c000000000000x"),  # a key, although several ids start like it
-        ("last", "06c000000000000x"),
-    ],
-)
-def test_a_job_is_found_by_id_unique_start_key_and_last(
-    several: Database, reference: str, found: str
-) -> None:
-    with several.read() as connection:
-        assert find_job(connection, reference).id == found
-
-
-def test_a_start_of_several_ids_names_them(several: Database) -> None:
-    with several.read() as connection, pytest.raises(JobNotFoundError) as caught:
-        find_job(connection, "06")
-    message = str(caught.value)
-    assert "several jobs" in message
-    assert message.count("000x") == 3
-
-
-@pytest.mark.parametrize("reference", ["zzz", "", "%", "06%", "_6b", "06b_", "\\", "/", "LAST"])
-def test_an_unknown_reference_offers_the_latest_jobs(several: Database, reference: str) -> None:
-    with several.read() as connection, pytest.raises(JobNotFoundError) as caught:
-        find_job(connection, reference)
-    latest = "06c000000000000x, 06b000000000000x, 06ab00000000000x"
-    assert str(caught.value) == f"no job {reference!r}; the latest are {latest}"
-
-
-def test_without_jobs_there_is_nothing_to_offer(database: Database) -> None:
-    for reference in ("last", "06a"):
-        with database.read() as connection:
-            with pytest.raises(JobNotFoundError, match="there are no jobs yet"):
-                find_job(connection, reference)
-
-
-def test_jobs_are_listed_latest_first(several: Database) -> None:
-    put_job(several, "06ab00000000000x", JobStatus.CANCELLED)
-    with several.read() as connection:
-        assert [row.id[:4] for row in list_jobs(connection, limit=3)] == ["06c0", "06b0", "06ab"]
-        assert [row.id[:4] for row in list_jobs(connection, status="cancelled")] == ["06ab"]
-        assert count_unfinished(connection) == 3
-
-
-# --- keys and models
-
-
-def test_a_key_belongs_to_one_job(database: Database) -> None:
-    make_job(database, key="k")
-    with pytest.raises(IntegrityError) as caught:
-        database.transact(create_job, spec(key="k"), load_seconds=60)
-    assert is_key_conflict(caught.value)
-    assert count(database, jobs) == 1
-
-
-def test_any_number_of_jobs_has_no_key(database: Database) -> None:
-    for _ in range(3):
-        make_job(database)
-    assert count(database, jobs, jobs.c.key.is_(None)) == 3
-
-
-def test_a_doubled_id_is_not_taken_for_a_doubled_key(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(jobs_db, "new_job_id", lambda: "06aa00000000000x")
-    make_job(database, key="one")
-    with pytest.raises(IntegrityError) as caught:
-        database.transact(create_job, spec(key="two"), load_seconds=60)
-    assert not is_key_conflict(caught.value)

@@ -33,7 +33,7 @@ ROWS = [
     ResultRow(5, "f", None, error_code="bad_row", error_message="no text"),
     ResultRow(6, "g", "buy two", error_code="too_long", error_message="500 tokens"),
     ResultRow(7, "h", HOSTILE, None, "ham", 0.9),
-    ResultRow(8, "i", "c:\\dir", None, "eggs", 0.1, detail=to_json({"labels": "ad"})),
+    ResultRow(8, "i", "c:\\dir", None, "eggs", 0.1, detail=to_json({"labels": ["bad"]})),
     ResultRow(9, "j", "", None, "ham", None, ""),
 ]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +18,14 @@ from textmill.db.models import jobs, sweeps
 from textmill.db.results import ResultRow, write_results
 from textmill.db.session import RETRIES, Database
 
+from .. import builders
 from ..builders import at_once, make_job, open_database, put, snapshot, with_tables
 from ..servers import PASSWORD, PostgresServer, free_port, wait_until
 
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    yield from with_tables(database_url)
-
-
-@pytest.fixture
-def postgresql(postgres_url: str) -> Iterator[Database]:
-    yield from with_tables(postgres_url)
+# Fixtures; imported by name, they would be redefined by every test's parameter.
+tables_url = builders.tables_url
+postgresql = builders.postgresql
+database = builders.database
 
 
 def connect(url: str) -> None:

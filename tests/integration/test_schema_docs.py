@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from textmill.core.errors import RecordError
 from textmill.core.jobs import CHUNK_TRANSITIONS, JOB_TRANSITIONS, JobSpec, Record
+from textmill.core.messages import ChunkMessage
 from textmill.db.chunks import complete_chunk
 from textmill.db.jobs import NewChunk, add_chunks, create_job, finish_loading
 from textmill.db.models import metadata
@@ -28,6 +30,7 @@ from textmill.workers.items import Output
 from textmill.workers.tasks import gather_outcome
 
 from ..builders import claim, dispatch, open_database
+from ..servers import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 DOC = (ROOT / "docs" / "schema.md").read_text(encoding="utf-8")
@@ -52,7 +55,7 @@ def read_queries(page: str) -> list[Query]:
         for part in re.split(r"^(```sql.*?^```$)", section, flags=re.MULTILINE | re.DOTALL):
             block = re.fullmatch(r"```sql ?(\w*)\n(.*?)```", part, flags=re.DOTALL)
             if block is None:  # what is said before a block holds for it and its variant
-                said = re.findall(r"Uses (`\w+`|the primary key)", part)
+                said = re.findall(r"(?:Uses|and) (`ix_\w+`|the primary key)", part)
                 indexes = [name.strip("`") for name in said] or (
                     indexes if not part.strip() else []
                 )
@@ -120,8 +123,8 @@ def _records() -> list[Record]:
 
 
 def fill(database: Database) -> dict[str, Any]:
-    """Five jobs as Textmill leaves them: two models on one input, a multi-label one, one that runs
-    with a stalled chunk, and the latest, with errors; returns the queries' parameters."""
+    """Four jobs as Textmill leaves them: a multi-label one, one that runs and has a stalled chunk,
+    two of two models on one input, the latest with bad rows; returns the queries' parameters."""
     upgrade(database)
     worker = WorkerInfo("host:1:a", "host", 1, "cuda:0", 4, ("default",))
     database.transact(register_worker, worker)
@@ -130,23 +133,28 @@ def fill(database: Database) -> dict[str, Any]:
         i: _output(m, *SECOND_MODEL.get(m, (label, spam)))
         for i, (m, label, spam, _) in enumerate(MESSAGES)
     }
-    other = _load(database, _records(), model="org/large", name="second model")
-    _run(database, other, second)
     many = _load(database, [Record(0, "m0", {"text": "rude advert"})], model="org/multi")
     both = {"labels": ["advert", "rude"], "scores": {"advert": 0.9, "rude": 0.8}}
     _run(database, many, {0: Output("advert", 0.9, detail=both, labels=["advert", "rude"])})
     going = _load(database, [*_records(), Record(7, "m7", {"text": "more"})], name="going on")
     _run(database, going, first, chunks=1)
     assert claim(database, dispatch_again(database, going), "host:1:a", lease=-1)
+    other = _load(database, _records(), model="org/large", name="second model")
+    _run(database, other, second)
+    _wait_for_the_next_id()
     job = _load(database, _records(), bad=2, name="comments.csv")
     _run(database, job, first)
     return {"job": job, "other_job": other, "many": many, "record": "m5", "label": "rude"}
 
 
-def dispatch_again(database: Database, job_id: str) -> Any:
-    """The message of the job's chunk that is dispatched already."""
-    from textmill.core.messages import ChunkMessage
+def _wait_for_the_next_id() -> None:
+    """Ids sort by time only from one millisecond to the next."""
+    start = time.time_ns() // 1_000_000
+    wait_until(lambda: time.time_ns() // 1_000_000 > start, every=0.0005)
 
+
+def dispatch_again(database: Database, job_id: str) -> ChunkMessage:
+    """The message of the job's chunk that is dispatched already."""
     with database.read() as connection:
         where = "job_id = :job AND status = 'dispatched'"
         chunk = connection.scalar(text(f"SELECT id FROM chunks WHERE {where}"), {"job": job_id})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from textmill.core import jobs
 from textmill.core.jobs import (
     CHUNK_TRANSITIONS,
     CROCKFORD,
@@ -31,9 +30,9 @@ def test_ids_sort_by_time_even_when_their_random_part_does_not(
     milliseconds = [0, 1, 31, 32, 1_700_000_000_000, 1_700_000_000_001, 2**48 - 1]
     ids = []
     for count, ms in enumerate(milliseconds):
-        monkeypatch.setattr(jobs.time, "time_ns", lambda ms=ms: ms * 1_000_000 + 999_999)
+        monkeypatch.setattr("time.time_ns", lambda ms=ms: ms * 1_000_000 + 999_999)
         random = 0 if count % 2 else 2**32 - 1
-        monkeypatch.setattr(jobs.secrets, "randbits", lambda bits, random=random: random)
+        monkeypatch.setattr("secrets.randbits", lambda bits, random=random: random)
         ids.append(new_job_id())
     assert ids == sorted(ids)
     assert len(set(ids)) == len(ids)

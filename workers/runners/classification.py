@@ -12,15 +12,14 @@ from typing import Any
 import torch
 import transformers
 
+from textmill.core.checkpoints import Checkpoint, open_checkpoint, require_architecture
 from textmill.core.errors import InvalidJobError, ModelLoadError, RecordError
 from textmill.core.jobs import Record
 from textmill.core.tasks import ClassificationParams, TaskParams, get_task, validate_params
 from textmill.workers.items import Item, ModelRequest, Output
 from textmill.workers.runners import devices
-from textmill.workers.runners.checkpoint import Checkpoint, open_checkpoint
 from textmill.workers.runners.tokenizing import TextTokenizer, load_tokenizer
 
-HEAD = "ForSequenceClassification"
 SCORE_DIGITS = 6
 
 SOFTMAX, SIGMOID, RAW = "softmax", "sigmoid", "raw"
@@ -56,7 +55,7 @@ class ClassificationRunner:
         device = devices.choose_device(request.device)
         dtype = devices.choose_dtype(request.dtype, device)
         checkpoint = open_checkpoint(request.model, request.revision)
-        _check_classifier(checkpoint)
+        require_architecture(checkpoint, get_task(request.task))
         tokenizer = load_tokenizer(checkpoint)
         model = _load_model(checkpoint, dtype).eval()
         devices.run_on_device(device, lambda: model.to(device))
@@ -219,15 +218,6 @@ def _default_activation(config: Any) -> str:
     if config.problem_type == "multi_label_classification" or config.num_labels == 1:
         return SIGMOID
     return SOFTMAX
-
-
-def _check_classifier(checkpoint: Checkpoint) -> None:
-    found = checkpoint.architecture
-    if not found.endswith(HEAD):
-        raise ModelLoadError(
-            f"model {checkpoint.name!r} is no classifier: its config.json names "
-            f"{found or 'no architecture'}, expected one that ends in {HEAD}"
-        )
 
 
 def _load_model(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:

@@ -8,8 +8,8 @@ from typing import Any
 
 import transformers
 
+from textmill.core.checkpoints import Checkpoint
 from textmill.core.errors import ModelLoadError
-from textmill.workers.runners.checkpoint import Checkpoint
 
 UNLIMITED = 1_000_000  # transformers' "no limit" is about 1e30
 

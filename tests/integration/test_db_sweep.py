@@ -1,0 +1,272 @@
+"""Sweep: one worker at a time repairs what crashed, vanished or was lost, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy import update
+
+from textmill.core.broker import Publisher, queue_lengths
+from textmill.core.errors import ServiceUnavailableError
+from textmill.core.jobs import JobStatus, Priority
+from textmill.core.messages import ChunkMessage, queue_name
+from textmill.core.settings import Settings
+from textmill.db import sweep
+from textmill.db.clock import now
+from textmill.db.jobs import pause_job
+from textmill.db.models import chunks, jobs, payloads, results, sweeps, workers
+from textmill.db.session import Database
+from textmill.db.sweep import (
+    GRACE_SECONDS,
+    release_stalled,
+    remove_dead_loads,
+    sweep_and_publish,
+    sweep_once,
+    take_turn,
+)
+from textmill.db.workers import FORGET_SECONDS, WorkerInfo, register_worker
+
+from .. import builders
+from ..builders import (
+    at_once,
+    claim,
+    claim_all,
+    count,
+    dispatch,
+    job_of,
+    make_job,
+    open_database,
+    put,
+    put_job,
+    snapshot,
+    statuses,
+)
+from ..servers import free_port
+
+MakeSettings = Callable[..., Settings]
+NORMAL = {("default", "normal")}
+
+
+# Fixtures; imported by name, they would be redefined by every test's parameter.
+tables_url = builders.tables_url
+postgresql = builders.postgresql
+database = builders.database
+
+
+def test_of_many_workers_one_sweeps_per_interval(database: Database) -> None:
+    for _ in range(5):
+        turns = at_once(*[lambda: database.transact(take_turn, 60)] * 6)
+        assert sorted(turns) == [False] * 5 + [True]
+        assert not database.transact(take_turn, 60)
+        put(database, sweeps, sweeps.c.name == "sweep", swept_at=now() - 61)
+
+
+def test_nothing_is_swept_where_nothing_is_wrong(database: Database) -> None:
+    job_id = make_job(database, (1, 1))
+    dispatch(database, job_id)
+    make_job(database, finish=False)
+    before = snapshot(database)
+    report = sweep_once(database, idle_queues=NORMAL)
+    assert report == sweep.SweepReport()
+    assert snapshot(database) == before
+
+
+def test_a_dead_load_is_removed_with_all_it_wrote_and_its_key_is_free(database: Database) -> None:
+    dead = make_job(database, (1, 2), bad=1, finish=False, load_seconds=-1, key="k")
+    alive = make_job(database, (1,), bad=1, finish=False, key="other")
+    report = sweep_once(database, idle_queues=set())
+    assert report.dead_loads == [dead]
+    assert count(database, jobs) == 1
+    assert (count(database, chunks), count(database, payloads), count(database, results)) == (
+        1,
+        1,
+        1,
+    )
+    assert job_of(database, alive).status == "loading"
+    make_job(database, key="k")
+
+
+@pytest.mark.parametrize("status", sorted(set(JobStatus) - {JobStatus.LOADING}))
+def test_a_job_that_is_past_loading_is_never_removed_as_a_dead_load(
+    database: Database, status: JobStatus
+) -> None:
+    job_id = make_job(database, (1,), bad=1, finish=False, load_seconds=-1)
+    put_job(database, job_id, status)
+    before = snapshot(database)
+    assert database.transact(remove_dead_loads) == []
+    assert snapshot(database) == before
+
+
+def test_a_stalled_chunk_is_dispatched_again_in_the_same_round(database: Database) -> None:
+    job_id = make_job(database)
+    (held,) = claim_all(database, job_id, lease=-1)
+    report = sweep_once(database, idle_queues=set())
+    assert report.stalled == 1
+    assert report.messages == [ChunkMessage(held.chunk_id, 1, "default", "normal")]
+    assert statuses(database, job_id) == ["dispatched"]
+
+
+def test_a_window_that_a_dead_process_left_empty_is_filled(database: Database) -> None:
+    job_id, paused = make_job(database, [1] * 6), make_job(database)
+    database.transact(pause_job, paused)
+    report = sweep_once(database, idle_queues=set())
+    assert len(report.messages) == 4
+    assert statuses(database, job_id) == ["dispatched"] * 4 + ["pending"] * 2
+    assert statuses(database, paused) == ["pending"]
+
+
+@pytest.mark.parametrize("status", [JobStatus.QUEUED, JobStatus.RUNNING])
+@pytest.mark.parametrize(("errors", "closed"), [(0, "completed"), (1, "completed_with_errors")])
+def test_a_job_whose_counters_are_full_is_closed(
+    database: Database, status: JobStatus, errors: int, closed: str
+) -> None:
+    job_id, paused, other = make_job(database), make_job(database), make_job(database, (2,))
+    for one in (job_id, paused, other):
+        put(database, jobs, jobs.c.id == one, done_records=1 - errors, error_records=errors)
+    put_job(database, job_id, status)
+    put_job(database, paused, JobStatus.PAUSED)
+    sweep_once(database, idle_queues=set())
+    assert job_of(database, job_id).status == closed
+    assert job_of(database, job_id).finished_at is not None
+    assert job_of(database, paused).status == "paused"
+    assert job_of(database, other).status == "queued"
+
+
+def test_waiting_chunks_of_an_ended_job_take_its_status(database: Database) -> None:
+    failed, cancelled = make_job(database, (1, 1)), make_job(database)
+    dispatch(database, failed, 1)
+    put_job(database, failed, JobStatus.FAILED)
+    put_job(database, cancelled, JobStatus.CANCELLED)
+    assert sweep_once(database, idle_queues=set()).tidied == 3
+    assert statuses(database, failed) == ["failed", "failed"]
+    assert statuses(database, cancelled) == ["cancelled"]
+
+
+def aged(database: Database, seconds: float, dispatches: int = 1) -> str:
+    """A job whose one chunk was dispatched so long ago, so many times."""
+    job_id = make_job(database)
+    dispatch(database, job_id)
+    put(
+        database,
+        chunks,
+        chunks.c.job_id == job_id,
+        dispatched_at=now() - seconds,
+        dispatches=dispatches,
+    )
+    return job_id
+
+
+GRACE = GRACE_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("seconds", "dispatches", "idle", "again"),
+    [
+        (GRACE + 1, 1, NORMAL, True),
+        (GRACE + 1, 9, NORMAL, True),
+        (GRACE - 1, 1, NORMAL, False),  # still on its way
+        (GRACE + 1, 1, set(), False),  # its queue holds messages: it may wait there
+        (GRACE + 1, 1, {("default", "high")}, False),
+        (GRACE + 1, 1, {("gpu", "normal")}, False),
+        (119, 1, set(), False),
+        (121, 1, set(), True),
+        (239, 2, set(), False),
+        (241, 2, set(), True),
+        (60 * 2**10 - 1, 20, set(), False),
+        (60 * 2**10 + 1, 20, set(), True),
+    ],
+)
+def test_a_message_is_repeated_after_a_grace_in_an_empty_queue_else_ever_more_rarely(
+    database: Database, seconds: float, dispatches: int, idle: set[tuple[str, str]], again: bool
+) -> None:
+    aged(database, seconds, dispatches)
+    before = snapshot(database)
+    report = sweep_once(database, idle_queues=idle)
+    assert report.republished == len(report.messages) == again
+    if not again:
+        assert snapshot(database) == before
+        return
+    assert count(database, chunks, chunks.c.dispatches == dispatches + 1) == 1
+    assert sweep_once(database, idle_queues=idle).republished == 0  # its grace starts anew
+
+
+def test_a_repeated_message_names_its_queue_and_attempt(database: Database) -> None:
+    job_id = make_job(database, queue="gpu", priority=Priority.HIGH)
+    (first,) = dispatch(database, job_id)
+    claim(database, first, lease=-1)
+    database.transact(release_stalled)
+    (second,) = dispatch(database, job_id)
+    put(database, chunks, chunks.c.job_id == job_id, dispatched_at=now() - 60)
+    report = sweep_once(database, idle_queues={("gpu", "high")})
+    assert report.messages == [second] == [ChunkMessage(first.chunk_id, 1, "gpu", "high")]
+
+
+@pytest.mark.parametrize("status", sorted(set(JobStatus) - {JobStatus.QUEUED, JobStatus.RUNNING}))
+def test_no_message_is_repeated_for_a_job_that_is_held_or_ended(
+    database: Database, status: JobStatus
+) -> None:
+    job_id = aged(database, 1e6)
+    put_job(database, job_id, status)
+    report = sweep_once(database, idle_queues=NORMAL)
+    assert (report.republished, report.messages) == (0, [])
+
+
+def test_rounds_at_once_repeat_each_message_once(database: Database) -> None:
+    aged(database, 60)
+    reports = at_once(*[lambda: sweep_once(database, idle_queues=NORMAL)] * 4)
+    assert sum(report.republished for report in reports) == 1
+
+
+def test_a_stalled_chunk_that_another_transaction_holds_is_passed_over(
+    postgresql: Database, tables_url: str
+) -> None:
+    job_id = make_job(postgresql, (1, 1))
+    first, _ = claim_all(postgresql, job_id, lease=-1)
+    with (
+        open_database(tables_url, transaction_seconds=2) as other,
+        postgresql.write() as holder,
+        other.write() as connection,
+    ):
+        held = chunks.c.id == first.chunk_id
+        holder.execute(update(chunks).where(held).values(error="held"))
+        assert release_stalled(connection) == 1
+    assert statuses(postgresql, job_id) == ["running", "pending"]
+
+
+def test_workers_that_vanished_long_ago_are_forgotten(database: Database) -> None:
+    for name, age in (("gone", FORGET_SECONDS + 1), ("late", 60)):
+        database.transact(register_worker, WorkerInfo(name, "host", 1, "cpu", 4, ("default",)))
+        put(database, workers, workers.c.id == name, last_seen=now() - age)
+    sweep_once(database, idle_queues=set())
+    assert count(database, workers) == count(database, workers, workers.c.id == "late") == 1
+
+
+def test_a_lost_message_is_published_again_and_one_that_waits_is_not(
+    database: Database, settings: MakeSettings, broker_url: str
+) -> None:
+    mine = settings(broker_url=broker_url)
+    publisher = Publisher(mine)
+    queue = queue_name("default", "normal")
+    aged(database, GRACE + 1)
+    assert sweep_and_publish(database, mine, publisher).republished == 1
+    assert queue_lengths(mine, [queue]) == {queue: 1}
+    put(database, chunks, chunks.c.status == "dispatched", dispatched_at=now() - GRACE - 1)
+    assert sweep_and_publish(database, mine, publisher).republished == 0
+    assert queue_lengths(mine, [queue]) == {queue: 1}
+    publisher.close()
+
+
+def test_without_a_broker_sql_is_repaired_all_the_same(
+    database: Database, settings: MakeSettings
+) -> None:
+    away = settings(broker_url=f"redis://127.0.0.1:{free_port()}/0")
+    job_id = aged(database, GRACE + 1)
+    publisher = Publisher(away)
+    assert sweep_and_publish(database, away, publisher).messages == []  # nothing is known of it
+    put(database, chunks, chunks.c.job_id == job_id, dispatched_at=now() - 1e6)
+    dead = make_job(database, finish=False, load_seconds=-1)
+    with pytest.raises(ServiceUnavailableError):
+        sweep_and_publish(database, away, publisher)
+    assert count(database, jobs, jobs.c.id == dead) == 0
+    publisher.close()

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     Row,
     case,
     delete,
     func,
     insert,
+    or_,
     select,
     update,
 )
@@ -159,6 +161,33 @@ def finish_loading(
     return status
 
 
+def expire_load(connection: Connection, job_id: str) -> None:
+    """End the lease of a loading job whose rows cannot be deleted now, on a full disk say.
+
+    It is then a dead load: no query shows it, and the next submission or sweep removes it.
+    """
+    connection.execute(
+        update(jobs)
+        .where(jobs.c.id == job_id, jobs.c.status == JobStatus.LOADING.value)
+        .values(load_expires_at=0)
+    )
+
+
+def remove_dead_loads(connection: Connection) -> list[str]:
+    """Delete the jobs whose producer vanished while loading; their keys are free again."""
+    dead = connection.scalars(
+        select(jobs.c.id)
+        .where(jobs.c.status == JobStatus.LOADING.value, jobs.c.load_expires_at < now())
+        .with_for_update(skip_locked=True)
+    ).all()
+    return [job_id for job_id in dead if delete_job(connection, job_id, expected=JobStatus.LOADING)]
+
+
+def _visible() -> ColumnElement[bool]:
+    """Every job but the dead loads."""
+    return or_(jobs.c.status != JobStatus.LOADING.value, jobs.c.load_expires_at >= now())
+
+
 def delete_job(connection: Connection, job_id: str, *, expected: JobStatus) -> bool:
     """Remove a job and all it wrote, if it still has the expected status; frees its key."""
     removed = connection.execute(
@@ -276,7 +305,7 @@ def close_if_complete(connection: Connection, job_id: str) -> None:
         update(jobs)
         .where(
             jobs.c.id == job_id,
-            jobs.c.status.in_([JobStatus.QUEUED.value, JobStatus.RUNNING.value]),
+            jobs.c.status.in_([s.value for s in sources_of(JobStatus.COMPLETED)]),
             jobs.c.done_records + jobs.c.error_records == jobs.c.total_records,
         )
         .values(status=closing_status(jobs.c.error_records), finished_at=now())
@@ -310,7 +339,8 @@ def find_job(connection: Connection, reference: str) -> Row[Any]:
     Raises JobNotFoundError that offers the latest ids.
     """
     if reference == "last":
-        found = connection.execute(select(jobs).order_by(jobs.c.id.desc()).limit(1)).all()
+        newest = select(jobs).where(_visible()).order_by(jobs.c.id.desc())
+        found = connection.execute(newest.limit(1)).all()
     else:
         found = _matching(connection, reference)
     if len(found) == 1:
@@ -320,7 +350,9 @@ def find_job(connection: Connection, reference: str) -> Row[Any]:
         raise JobNotFoundError(
             f"{reference!r} is the start of several jobs: {ids}; give more of it"
         )
-    latest = connection.scalars(select(jobs.c.id).order_by(jobs.c.id.desc()).limit(3)).all()
+    latest = connection.scalars(
+        select(jobs.c.id).where(_visible()).order_by(jobs.c.id.desc()).limit(3)
+    ).all()
     hint = f"the latest are {', '.join(latest)}" if latest else "there are no jobs yet"
     raise JobNotFoundError(f"no job {reference!r}; {hint}")
 
@@ -339,7 +371,7 @@ def list_jobs(
     connection: Connection, *, limit: int = 20, status: str | None = None
 ) -> Sequence[Row[Any]]:
     """The latest jobs first."""
-    query = select(jobs).order_by(jobs.c.id.desc()).limit(limit)
+    query = select(jobs).where(_visible()).order_by(jobs.c.id.desc()).limit(limit)
     if status is not None:
         query = query.where(jobs.c.status == status)
     return connection.execute(query).all()

@@ -7,7 +7,7 @@ on SQLite, both below SQLAlchemy's per-row machinery.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import repeat
 from typing import Any, NamedTuple
 
@@ -73,7 +73,7 @@ def write_results(connection: Connection, job_id: str, rows: Sequence[ResultRow]
 
 def _used_columns(
     job_id: str, rows: Sequence[ResultRow]
-) -> tuple[Sequence[str], Iterable[tuple[Any, ...]]]:
+) -> tuple[Sequence[str], list[tuple[Any, ...]]]:
     """The columns that are not NULL in every row, and the rows of these alone.
 
     Most tasks leave half of the columns empty, and each one sent costs on both databases.
@@ -84,4 +84,4 @@ def _used_columns(
         if values.count(None) < len(values)
     ]
     names = ["job_id", *(name for name, _ in used)]
-    return names, zip(repeat(job_id, len(rows)), *(values for _, values in used), strict=True)
+    return names, list(zip(repeat(job_id, len(rows)), *(v for _, v in used), strict=True))

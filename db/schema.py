@@ -11,6 +11,7 @@ from textmill.core.settings import Settings
 from textmill.db.session import Database
 
 HEAD = "0001"  # the newest file in migrations/versions; a test holds it to that
+UPGRADE_LOCK = 7_463_782  # any number, the same in every process: one upgrades at a time
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -24,15 +25,27 @@ def current_revision(database: Database) -> str | None:
 
 
 def upgrade(database: Database, revision: str = "head") -> None:
-    """Run the migrations up to ``revision``, in one transaction: all or none of them."""
+    """Run the migrations up to ``revision``, in one transaction: all or none of them.
+
+    Raises ServiceUnavailableError if the database has a revision that this version does not know.
+    """
     from alembic import command  # 0.1 s to import, needed once in a database's life
     from alembic.config import Config
+    from alembic.util import CommandError
 
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     with database.write() as connection:
+        if not database.is_sqlite:  # whose write transaction is the only one anyway
+            connection.execute(text(f"SELECT pg_advisory_xact_lock({UPGRADE_LOCK})"))
         config.attributes["connection"] = connection
-        command.upgrade(config, revision)
+        try:
+            command.upgrade(config, revision)
+        except CommandError as error:
+            raise ServiceUnavailableError(
+                f"the database cannot be upgraded to schema {HEAD}: {error}; "
+                "install the newer Textmill that made its schema"
+            ) from error
 
 
 def ensure_schema(database: Database, settings: Settings) -> None:

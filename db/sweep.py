@@ -16,7 +16,7 @@ from textmill.core.messages import ChunkMessage, queue_name
 from textmill.core.settings import Settings
 from textmill.db.clock import now
 from textmill.db.dispatch import DISPATCHABLE, fill_window, window_size
-from textmill.db.jobs import close_if_complete, delete_job
+from textmill.db.jobs import close_if_complete, remove_dead_loads
 from textmill.db.models import chunks, jobs, sweeps
 from textmill.db.session import Database
 from textmill.db.workers import forget_lost_workers
@@ -115,16 +115,6 @@ def tidy_ended_jobs(connection: Connection) -> int:
         .where(chunks.c.id.in_(left.scalar_subquery()))
         .values(status=case(ended, value=status_of_job))
     ).rowcount
-
-
-def remove_dead_loads(connection: Connection) -> list[str]:
-    """Jobs whose producer vanished while loading are deleted; their keys are free again."""
-    dead = connection.scalars(
-        select(jobs.c.id)
-        .where(jobs.c.status == JobStatus.LOADING.value, jobs.c.load_expires_at < now())
-        .with_for_update(skip_locked=True)
-    ).all()
-    return [job_id for job_id in dead if delete_job(connection, job_id, expected=JobStatus.LOADING)]
 
 
 def _open_jobs(connection: Connection) -> list[tuple[str, str]]:

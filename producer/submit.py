@@ -97,6 +97,7 @@ def submit_job(
     left behind), JobConflictError if the key belongs to other input or the job was cancelled while
     loading, ServiceUnavailableError if the database is away.
     """
+    database.transact(jobs_db.remove_dead_loads)  # one may hold the key, with no worker to sweep
     try:
         job_id = database.transact(
             jobs_db.create_job,
@@ -112,12 +113,26 @@ def submit_job(
     try:
         status = loader.load(reader)
     except BaseException:  # Ctrl-C too: a submission that ends early leaves no half job
-        database.transact(jobs_db.delete_job, job_id, expected=JobStatus.LOADING)
+        _abandon(database, job_id)
         raise
     undispatched = None
     if status == JobStatus.QUEUED:
         undispatched = dispatch_job(database, publisher, job_id, spec.queue)
     return Submitted(job_id, loader.records, loader.errors, undispatched=undispatched)
+
+
+def _abandon(database: Database, job_id: str) -> None:
+    """Remove a half-loaded job, or at least let go of it."""
+    for change in (_delete_loading, jobs_db.expire_load):
+        try:
+            database.transact(change, job_id)
+        except ServiceUnavailableError:
+            continue  # its lease ends by itself, and then it is a dead load
+        return
+
+
+def _delete_loading(connection: Connection, job_id: str) -> None:
+    jobs_db.delete_job(connection, job_id, expected=JobStatus.LOADING)
 
 
 def dispatch_job(database: Database, publisher: Publisher, job_id: str, queue: str) -> str | None:
@@ -150,6 +165,7 @@ def _earlier_job(database: Database, spec: JobSpec, reader: RecordReader) -> Sub
         if job.status != JobStatus.LOADING:
             break
         time.sleep(POLL_SECONDS)
+        database.transact(jobs_db.remove_dead_loads)
     if job.input_hash is not None and job.input_hash != digest.value:
         raise JobConflictError(
             f"key {key!r} belongs to job {job.id}, submitted with other records, task, model or "

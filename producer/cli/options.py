@@ -32,7 +32,7 @@ IdColumn = Annotated[
 Format = Annotated[
     str | None,
     typer.Option(
-        "--input-format",
+        "--format",
         help="csv, tsv, jsonl, parquet or text.",
         show_default="by file name",
     ),

@@ -199,7 +199,9 @@ class Blocks:
     def _read(self) -> bytes:
         # zstandard's error is imported with it only where it is needed, hence the broad last case.
         try:
-            return self._stream.read(BLOCK_BYTES)
+            # One read of the system at most: read() goes on until the block is full, without
+            # looking for signals, so that Ctrl-C would wait for a slow pipe's next data.
+            return self._stream.read1(BLOCK_BYTES)
         except EOFError:
             raise InputError(f"{self.name}: the compressed data ends too early") from None
         except (gzip.BadGzipFile, zlib.error) as error:

@@ -62,7 +62,7 @@ def test_retry_runs_only_error_records_that_have_an_input(shell: Shell) -> None:
 
 
 def test_run_reads_stdin(shell: Shell) -> None:
-    words = ["run", "-", "--devices", "cpu", "--input-format", "text", *FAKE]
+    words = ["run", "-", "--devices", "cpu", "--format", "text", *FAKE]
     done = shell.run(*words, stdin="a\nb\n")
     assert done.returncode == 0, done.stderr
     assert [row["output"] for row in shell.rows("results")] == ["A", "B"]

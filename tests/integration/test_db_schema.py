@@ -136,6 +136,14 @@ def test_a_newer_schema_is_refused_and_left_as_it_is(
     assert current_revision(database) == "9999"
 
 
+def test_a_newer_schema_is_not_upgraded(database: Database) -> None:
+    upgrade(database)
+    stamp(database, "9999")
+    with pytest.raises(ServiceUnavailableError, match=r"'9999'; install the newer Textmill"):
+        upgrade(database)
+    assert current_revision(database) == "9999"
+
+
 def test_an_older_schema_of_ones_own_is_not_upgraded_unasked(
     database: Database, settings: MakeSettings
 ) -> None:

@@ -171,13 +171,17 @@ def test_a_read_sees_one_moment_and_does_not_stop_a_writer(tmp_path: Path) -> No
 
 
 def test_writers_of_one_sqlite_file_that_read_first_wait_for_each_other(tmp_path: Path) -> None:
+    attempts = []
+
     def add_one(connection: Connection) -> None:
+        attempts.append(1)
         found = connection.scalar(select(sweeps.c.swept_at))
         connection.execute(update(sweeps).values(swept_at=(found or 0) + 1))
 
     for database in with_tables(f"sqlite:///{tmp_path / 'textmill.db'}"):
         results = at_once(*[lambda it=database: it.transact(add_one) for _ in range(8)])
         assert results == [None] * 8
+        assert len(attempts) == 8, "one was refused, and had to be tried again"
         with database.read() as connection:
             assert connection.scalar(select(sweeps.c.swept_at)) == 8
 

@@ -17,10 +17,10 @@ from textmill.db.clock import now
 from textmill.db.jobs import pause_job
 from textmill.db.models import chunks, jobs, payloads, results, sweeps, workers
 from textmill.db.session import Database
+from textmill.db.jobs import remove_dead_loads
 from textmill.db.sweep import (
     GRACE_SECONDS,
     release_stalled,
-    remove_dead_loads,
     sweep_and_publish,
     sweep_once,
     take_turn,

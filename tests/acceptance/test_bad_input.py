@@ -1,0 +1,242 @@
+"""Bad input: one clear message, the exit code, and a database without half a job."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from ..servers import free_port, wait_until
+from .conftest import FAKE, MODEL, TEXTMILL, Shell, assert_user_error
+
+CSV = "id,body,lang\n1,first text here,en\n2,second text here,de\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "options", "parts"),
+    [
+        ("a.csv", b"", [], ["a.csv", "is empty"]),
+        ("a.csv", b"id,body\n", [], ["a.csv", "no rows"]),
+        ("a.csv", CSV.encode(), ["--text-column", "boddy"], ["'boddy'", "body", "did you mean"]),
+        ("a.csv", CSV.encode(), ["--id-column", "uid"], ["'uid'", "id, body, lang"]),
+        ("a.csv", b"x,y\nsome words,more words\n", [], ["x, y", "--text-column"]),
+        ("a.csv", b"id,body\n1,ok\n2,\xff\xfe\n", [], ["a.csv", "line 3", "UTF-8"]),
+        ("a.csv", b"id,body\n1,ok\n2,a,b\n", [], ["a.csv", "line 3", "--skip-bad"]),
+        ("a.jsonl", b'{"text": "ok"}\n{"text": \n', [], ["a.jsonl", "line 2", "--skip-bad"]),
+        ("a.csv", b"id,text\n7,a\n8,b\n7,c\n", ["--id-column", "id"], ["'7'", "1", "3"]),
+        ("a.parquet", b"PAR1 no parquet", [], ["a.parquet"]),
+        ("a.txt.gz", gzip.compress(b"some text\n" * 1000)[:-9], [], ["a.txt.gz", "ends too early"]),
+        ("a.docx", b"x", [], ["a.docx", "--format"]),
+    ],
+)
+def test_a_bad_input_is_named_and_leaves_nothing(
+    shell: Shell, name: str, content: bytes, options: list[str], parts: list[str]
+) -> None:
+    done = shell.run("submit", shell.write(name, content), *FAKE, *options)
+    assert_user_error(done, *parts)
+    assert done.stdout == ""
+    shell.assert_nothing_written()
+
+
+def test_a_missing_file_is_named(shell: Shell) -> None:
+    assert_user_error(shell.run("submit", "nowhere.csv", *FAKE), "nowhere.csv", "no such file")
+    shell.assert_nothing_written()
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (["--task", "clasification"], ["'clasification'", "did you mean 'classification'"]),
+        (["--param", "topk=3"], ["'topk'", "did you mean 'top_k'"]),
+        (["--top-k", "0"], ["top_k"]),
+        (["--max-error-rate", "5 percent"], ["5 percent", "5%"]),
+        (["--queue", "a b"], ["'a b'"]),
+        (["--priority", "hihg"], ["'hihg'", "did you mean 'high'"]),
+        (["--dtype", "int4"], ["'int4'", "fp32"]),
+    ],
+)
+def test_a_wrong_option_is_named(shell: Shell, options: list[str], parts: list[str]) -> None:
+    texts = shell.write("texts.txt", "a\n")
+    assert_user_error(shell.run("submit", texts, "--model", MODEL, *options), *parts)
+    shell.assert_nothing_written()
+
+
+def _broken_models(folder: Path) -> dict[str, tuple[Path, list[str]]]:
+    """Model folders, each with what its message must say."""
+    pickled = shutil.copytree(MODEL, folder / "pickled")
+    (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
+    encoder = shutil.copytree(MODEL, folder / "encoder")
+    config = json.loads((encoder / "config.json").read_text())
+    (encoder / "config.json").write_text(json.dumps(config | {"architectures": ["BertModel"]}))
+    cut = shutil.copytree(MODEL, folder / "cut")
+    os.truncate(cut / "model.safetensors", 1_000_000)
+    return {
+        "missing": (folder / "nothing", ["does not exist"]),
+        "empty": (folder, ["config.json"]),
+        "pickled": (pickled, ["safetensors", "pytorch_model.bin"]),
+        "encoder": (encoder, ["BertModel", "ForSequenceClassification"]),
+        "cut": (cut, ["model.safetensors", "damaged"]),
+    }
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "pickled", "encoder", "cut"])
+def test_a_wrong_model_folder_is_refused_before_anything_is_enqueued(
+    shell: Shell, kind: str
+) -> None:
+    model, parts = _broken_models(shell.folder)[kind]
+    done = shell.run("submit", shell.write("texts.txt", "a\n"), "--model", model)
+    assert_user_error(done, str(model), *parts)
+    shell.assert_nothing_written()
+
+
+def test_an_unknown_hub_model_fails_the_job_with_the_reason(shell: Shell) -> None:
+    texts = shell.write("texts.txt", "a\n")
+    done = shell.run("run", texts, "--model", "nobody/nothing", "--devices", "cpu")
+    assert done.returncode == 1
+    assert "'nobody/nothing'" in done.stdout
+    assert shell.rows("jobs")[0]["status"] == "failed"
+    assert len(shell.rows("payloads")) == 1  # kept for retry
+
+
+def test_skip_bad_turns_bad_rows_into_error_rows_at_once(shell: Shell) -> None:
+    lines = [
+        '{"text": "good", "n": 1}',
+        '{"text": ',
+        '{"other": 1}',
+        '{"text": ""}',
+        '{"text": "x"}',
+    ]
+    texts = shell.write("a.jsonl", "\n".join(lines))
+    assert shell.run("submit", texts, *FAKE, "--skip-bad").returncode == 0
+    rows = {row["record_index"]: row["error_code"] for row in shell.rows("results")}
+    assert rows == {1: "bad_json", 2: "missing_text", 3: "empty_text"}
+    assert shell.rows("jobs")[0]["error_records"] == 3
+
+
+def test_long_texts_are_cut_and_marked_or_refused(shell: Shell) -> None:
+    texts = shell.write("texts.txt", "short one\n" + "word " * 2000 + "\n")
+    assert shell.run("run", texts, "--model", MODEL, "--devices", "cpu").returncode == 0
+    short, long = sorted(shell.rows("results"), key=lambda row: row["record_index"])
+    assert "truncated" not in short["detail"]
+    assert long["detail"]["truncated"] is True
+    assert long["detail"]["tokens"] > 1000
+
+    words = ["run", texts, "--model", MODEL, "--devices", "cpu", "--on-long", "error"]
+    assert shell.run(*words).returncode == 3
+    (row,) = [row for row in shell.rows("results") if row["error_code"]]
+    assert row["error_code"] == "text_too_long"
+
+
+def test_dry_run_checks_everything_and_writes_nothing(shell: Shell) -> None:
+    done = shell.run(
+        "submit", shell.write("a.csv", CSV), *FAKE, "--dry-run", "--text-column", "body"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "would submit 2 records" in done.stderr
+    assert "text = 'body'" in done.stderr
+    shell.assert_nothing_written()
+
+
+def test_a_broker_that_is_away_does_not_refuse_a_job(shell: Shell) -> None:
+    shell.env["TEXTMILL_BROKER_URL"] = f"redis://:secret@127.0.0.1:{free_port()}/0"
+    done = shell.run("submit", shell.write("texts.txt", "a\n"), *FAKE)
+    assert done.returncode == 0, done.stderr
+    assert "accepted, not dispatched yet" in done.stderr
+    assert "secret" not in done.stderr
+    assert shell.rows("jobs")[0]["status"] == "queued"
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_a_database_that_does_not_answer_is_said(shell: Shell, hangs: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1] if hangs else free_port()
+        url = f"postgresql://me:secret@127.0.0.1:{port}/db"
+        shell.env["TEXTMILL_DATABASE_URL"] = url
+        done = shell.run("submit", shell.write("texts.txt", "a\n"), *FAKE)
+    assert_user_error(done, "does not answer", f"127.0.0.1:{port}", "TEXTMILL_DATABASE_URL", code=1)
+    assert "secret" not in done.stderr
+
+
+def test_wrong_passwords_are_told_apart(server_shell: Shell) -> None:
+    assert server_shell.run("db", "upgrade").returncode == 0
+    texts = server_shell.write("texts.txt", "a\n")
+    right = dict(server_shell.env)
+    for name in ("TEXTMILL_DATABASE_URL", "TEXTMILL_BROKER_URL"):
+        head, _, tail = right[name].partition("@")
+        user = head.rpartition(":")[0]
+        server_shell.env = right | {name: f"{user}:wr0ng@{tail}"}
+        done = server_shell.run("doctor")
+        assert done.returncode == 1
+        assert "password" in done.stdout
+        assert "wr0ng" not in done.stdout + done.stderr
+    # The broker's password is wrong now: the job is accepted all the same, and says why it waits.
+    done = server_shell.run("submit", texts, *FAKE)
+    assert done.returncode == 0
+    assert "password" in done.stderr
+
+
+def test_an_external_database_without_tables_names_the_command(server_shell: Shell) -> None:
+    done = server_shell.run("submit", server_shell.write("texts.txt", "a\n"), *FAKE)
+    assert_user_error(done, "textmill db upgrade", code=1)
+
+
+def test_a_full_disk_is_said_and_leaves_no_half_job(shell: Shell) -> None:
+    can_mount = subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False)
+    if can_mount.returncode != 0:
+        pytest.skip("this machine allows no mount namespace, in which a small disk is made")
+    texts = shell.write("texts.txt", "".join(f"{os.urandom(60).hex()}\n" for _ in range(60_000)))
+    home = Path(shell.env["TEXTMILL_HOME"])
+    home.mkdir()
+    script = (
+        f"mount -t tmpfs -o size=3m tmpfs {home} && "
+        f"{TEXTMILL} submit {texts} {' '.join(FAKE)}; code=$?; "
+        f"{TEXTMILL} jobs --json; exit $code"
+    )
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script],
+        env=shell.env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert_user_error(done, "no space left", code=1)
+    assert json.loads(done.stdout) == []
+
+
+def _interrupt(process: subprocess.Popen[str]) -> int:
+    process.send_signal(signal.SIGINT)
+    return process.wait(60)
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.2, 0.5, 1.0])
+def test_ctrl_c_while_loading_leaves_nothing(shell: Shell, moment: float) -> None:
+    fifo = shell.folder / "texts.txt"
+    os.mkfifo(fifo)
+    process = shell.start("submit", fifo, *FAKE, log="submit.log")
+    with fifo.open("w") as pipe:  # opens once the command reads, so it is in the middle of loading
+        pipe.write("some text\n" * 20_000)
+        pipe.flush()
+        time.sleep(moment)  # any moment must do
+        assert _interrupt(process) == 130
+    assert "Traceback" not in (shell.folder / "submit.log").read_text()
+    shell.assert_nothing_written()
+
+
+def test_ctrl_c_during_run_keeps_the_job_and_says_how_to_go_on(shell: Shell) -> None:
+    texts = shell.write("texts.txt", "\n".join(f"slow 0.05 {at}"[:8] for at in range(200)))
+    process = shell.start("run", texts, *FAKE, "--devices", "cpu", log="run.log")
+    wait_until(lambda: len(shell.rows("results")) > 0, 60, what="with first results")
+    assert _interrupt(process) == 130
+    assert "textmill run --resume" in (shell.folder / "run.log").read_text()
+
+    done = shell.run("run", "--resume", "last", "--devices", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert sorted(row["record_index"] for row in shell.rows("results")) == list(range(200))

@@ -30,7 +30,8 @@ def main() -> None:
     parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
     parser.add_argument("--indexes", choices=["none", "default"], default="default")
     parser.add_argument("--texts", type=int, default=200_000)
-    parser.add_argument("--chunk-records", type=int, default=1024)
+    parser.add_argument("--chunk-records", type=int, default=2048)
+    parser.add_argument("--workers", type=int, default=2, help="worker processes")
     parser.add_argument("--slots", type=int, default=4)
     parser.add_argument("--single-texts", type=int, default=3000, help="for one task per text")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
@@ -41,7 +42,7 @@ def main() -> None:
         schema.upgrade(database)
         if given.indexes == "none":
             _drop_indexes(database)
-        rate = measure_job(database, settings, given.texts, given.slots)
+        rate = measure_job(database, settings, given.texts, given.workers, given.slots)
         single = measure_task_per_text(database, settings, given.single_texts)
         database.close()
     found = {
@@ -49,6 +50,8 @@ def main() -> None:
         "indexes": given.indexes,
         "texts": given.texts,
         "chunk_records": given.chunk_records,
+        "workers": given.workers,
+        "slots": given.slots,
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "texts_per_s": round(rate),
@@ -68,14 +71,16 @@ def _drop_indexes(database: Database) -> None:
             connection.execute(text(f"DROP INDEX {index.name}"))
 
 
-def measure_job(database: Database, settings: Settings, texts: int, slots: int) -> float:
-    """Texts per second of one job on one worker process."""
+def measure_job(
+    database: Database, settings: Settings, texts: int, workers: int, slots: int
+) -> float:
+    """Texts per second of one job."""
     source = settings.home / "texts.txt"
     with source.open("w") as file:
         file.writelines(f"text number {at}, as short as a message\n" for at in range(texts))
     job_id = textmill("submit", str(source), "--task", "null", "--model", "none")
     command = [sys.executable, "-P", "-m", "textmill.workers"]
-    command += ["--devices", "cpu", "--slots", str(slots)]
+    command += ["--devices", ",".join(["cpu"] * workers), "--slots", str(slots)]
     with process(command, settings.home / "worker.log"):
         wait_for(lambda: _ended(database, job_id), seconds=600, what="the job")
     with database.read() as connection:

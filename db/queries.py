@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from sqlalchemy import (
     Connection,
@@ -24,6 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
+from textmill.core.errors import InvalidJobError
 from textmill.db.models import label_counts, results
 from textmill.db.session import Database
 
@@ -66,6 +67,11 @@ class ResultFilter:
     record_id: str | None = None
     limit: int | None = None
     order: Order = "input"  # "score": the highest first
+
+    def __post_init__(self) -> None:
+        if self.order not in get_args(Order):
+            expected = " or ".join(get_args(Order))
+            raise InvalidJobError(f"order is {self.order!r}; expected {expected}")
 
 
 def iter_results(

@@ -6,15 +6,15 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from textmill.core.broker import Publisher
 from textmill.core.errors import InvalidJobError
-from textmill.core.jobs import ENDED, JobSpec, JobStatus, Priority
+from textmill.core.jobs import ENDED, JobSpec, JobStatus
 from textmill.core.settings import load_settings
-from textmill.core.tasks import get_task, load_plugins, nearest
+from textmill.core.tasks import get_task, load_plugins
 from textmill.db import jobs as jobs_db
-from textmill.db.queries import Order, Result, ResultFilter, iter_results
+from textmill.db.queries import Result, ResultFilter, count_labels, iter_results
 from textmill.db.retry import retry_job
 from textmill.db.schema import ensure_schema
 from textmill.db.session import Database
@@ -24,10 +24,16 @@ from textmill.producer.readers import (
     open_records,
     records_from_objects,
 )
-from textmill.producer.submit import dispatch_job, submit_job, validate_spec
+from textmill.producer.submit import (
+    dispatch_job,
+    name_after,
+    parse_priority,
+    submit_job,
+    validate_spec,
+)
+from textmill.producer.summary import EXIT_CODES
 
 POLL_SECONDS = 0.2
-ORDERS = get_args(Order)
 
 Inputs = str | Path | Sequence[str | Path] | Iterable[Mapping[str, Any]]
 
@@ -51,8 +57,11 @@ def _session() -> _Session:
 class Job:
     """A job that exists. ``Job("06h0…")`` finds it by id, the start of its id, or its key.
 
-    Raises JobNotFoundError if there is none.
+    Raises JobNotFoundError if there is none. ``existing`` is True if ``submit`` found that its key
+    had been submitted before.
     """
+
+    existing = False
 
     def __init__(self, reference: str) -> None:
         with _session().database.read() as connection:
@@ -103,10 +112,29 @@ class Job:
         ``job.results(label="spam", min_score=0.9, order="score", limit=10)``. Raises
         InvalidJobError for an unknown order.
         """
-        order = wanted.get("order", "input")
-        if order not in ORDERS:
-            raise InvalidJobError(f"order is {order!r}; expected {' or '.join(ORDERS)}")
         return iter_results(_session().database, self._row(), ResultFilter(**wanted))
+
+    def labels(self) -> dict[str, int]:
+        """How many records have each label so far, the most frequent first."""
+        with _session().database.read() as connection:
+            return {count.label: count.records for count in count_labels(connection, self.id)}
+
+    @property
+    def exit_code(self) -> int:
+        """What the command line would exit with: 0 done or going on, 1 failed, 3 with errors."""
+        return EXIT_CODES.get(self.status, 0)
+
+    def pause(self) -> None:
+        """Hold it back; what is running finishes. Raises JobConflictError if it has ended."""
+        _session().database.transact(jobs_db.pause_job, self.id)
+
+    def resume(self) -> None:
+        """Let it go on after ``pause``."""
+        _session().database.transact(jobs_db.resume_job, self.id)
+        self._dispatch()
+
+    def _dispatch(self) -> None:
+        dispatch_job(_session().database, _session().publisher, self.id, self._row().queue)
 
     def cancel(self) -> None:
         """End it now; raises JobConflictError if it has ended."""
@@ -115,7 +143,7 @@ class Job:
     def retry(self) -> int:
         """Run its error records again; returns how many. Raises JobConflictError if none can."""
         records = _session().database.transact(retry_job, self.id)
-        dispatch_job(_session().database, _session().publisher, self.id, self._row().queue)
+        self._dispatch()
         return records
 
 
@@ -152,9 +180,9 @@ def submit(
         params=params,
         revision=revision,
         dtype=dtype,
-        name=name or _name_of(inputs),
+        name=name or name_after(_files_of(inputs) or []),
         queue=queue,
-        priority=_priority(priority),
+        priority=parse_priority(priority),
         key=key,
         max_error_rate=max_error_rate,
     )
@@ -168,7 +196,9 @@ def submit(
     spec = validate_spec(spec, session.settings)
     with _open(inputs, get_task(task).inputs, reading) as reader:
         submitted = submit_job(session.database, session.publisher, spec, reader)
-    return Job(submitted.job_id)
+    job = Job(submitted.job_id)
+    job.existing = submitted.existing
+    return job
 
 
 def _open(inputs: Inputs, fields: Sequence[str], reading: ReadOptions) -> RecordReader:
@@ -191,24 +221,6 @@ def _files_of(inputs: Inputs) -> list[str | Path]:
     if isinstance(inputs, list | tuple) and all(isinstance(item, str | Path) for item in inputs):
         return list(inputs)
     return []
-
-
-def _name_of(inputs: Inputs) -> str | None:
-    """A job without a name is called after its files, as on the command line."""
-    files = _files_of(inputs)
-    if not files:
-        return None
-    first = "stdin" if str(files[0]) == "-" else Path(files[0]).name
-    return first + (f" and {len(files) - 1} more" if len(files) > 1 else "")
-
-
-def _priority(value: str) -> Priority:
-    known = [priority.value for priority in Priority]
-    if value not in known:
-        raise InvalidJobError(
-            f"priority {value!r} is unknown; expected {', '.join(known)}{nearest(value, known)}"
-        )
-    return Priority(value)
 
 
 def results(job: str, **wanted: Any) -> Iterator[Result]:

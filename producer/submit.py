@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Protocol
 
 import orjson
@@ -23,10 +24,10 @@ from textmill.core.errors import (
     JobConflictError,
     ServiceUnavailableError,
 )
-from textmill.core.jobs import BadRecord, JobSpec, JobStatus, Record
+from textmill.core.jobs import BadRecord, JobSpec, JobStatus, Priority, Record
 from textmill.core.messages import ChunkMessage
 from textmill.core.settings import Settings
-from textmill.core.tasks import Task, get_task, validate_params
+from textmill.core.tasks import Task, get_task, nearest, validate_params
 from textmill.db import jobs as jobs_db
 from textmill.db.dispatch import fill_window, window_size
 from textmill.db.jobs import NewChunk
@@ -60,6 +61,24 @@ class Progress(Protocol):
     """Told how many records were read so far."""
 
     def __call__(self, records: int, /) -> None: ...
+
+
+def name_after(files: Sequence[str | Path]) -> str | None:
+    """What a job without a name is called: its first file, and how many more there are."""
+    if not files:
+        return None
+    first = "stdin" if str(files[0]) == "-" else Path(files[0]).name
+    return first + (f" and {len(files) - 1} more" if len(files) > 1 else "")
+
+
+def parse_priority(value: str) -> Priority:
+    """The priority of this name; raises InvalidJobError that names the nearest right one."""
+    known = [priority.value for priority in Priority]
+    if value not in known:
+        raise InvalidJobError(
+            f"priority {value!r} is unknown; expected {', '.join(known)}{nearest(value, known)}"
+        )
+    return Priority(value)
 
 
 def validate_spec(spec: JobSpec, settings: Settings) -> JobSpec:
@@ -175,10 +194,14 @@ def _earlier_job(database: Database, spec: JobSpec, reader: RecordReader) -> Sub
 
 
 class InputDigest:
-    """SHA-256 over task, model as given, parameters and every record; equal only for equal jobs."""
+    """SHA-256 over task, model, parameters and every record; equal only for equal jobs.
+
+    A model folder counts by its absolute path: the same script from another folder is the same job.
+    """
 
     def __init__(self, spec: JobSpec) -> None:
-        about = [spec.task, spec.model, spec.revision, spec.dtype, spec.params]
+        model = jobs_db.absolute_model(spec.model)
+        about = [spec.task, model, spec.revision, spec.dtype, spec.params]
         self._hash = hashlib.sha256(orjson.dumps(about, option=orjson.OPT_SORT_KEYS))
 
     def add(self, line: bytes) -> None:

@@ -13,13 +13,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from textmill.core.errors import InvalidJobError, ServiceUnavailableError, TextmillError
     from textmill.producer.api import Job, results, submit
 
-__all__ = ["Job", "results", "submit"]
+__all__ = [
+    "InvalidJobError",
+    "Job",
+    "ServiceUnavailableError",
+    "TextmillError",
+    "results",
+    "submit",
+]
 
 
 def __getattr__(name: str) -> Any:
     # Imported at first use: `import textmill.core` must not pay for SQL and Celery.
+    if name.endswith("Error") and name in __all__:
+        from textmill.core import errors
+
+        return getattr(errors, name)
     if name in __all__:
         from textmill.producer import api
 

@@ -95,8 +95,8 @@ def make_submission(**given: Any) -> Submission:
     """A Submission of the command's options; raises InvalidJobError."""
     from textmill.core.errors import InvalidJobError
     from textmill.core.jobs import JobSpec
-    from textmill.core.tasks import nearest
     from textmill.producer.readers import ReadOptions
+    from textmill.producer.submit import name_after, parse_priority
 
     if not given["inputs"]:
         raise typer.BadParameter("expected at least one file, or - for stdin", param_hint="INPUT")
@@ -111,9 +111,9 @@ def make_submission(**given: Any) -> Submission:
         params=_task_params(given),
         revision=given["revision"],
         dtype=given["dtype"],
-        name=given["name"] or _name_of(inputs),
+        name=given["name"] or name_after(inputs),
         queue=given["queue"],
-        priority=_priority(given["priority"], nearest),
+        priority=parse_priority(given["priority"]),
         key=given["key"],
         max_error_rate=parse_rate(given["max_error_rate"]),
     )
@@ -128,24 +128,6 @@ def make_submission(**given: Any) -> Submission:
         skip_bad=given["skip_bad"],
     )
     return Submission(inputs=inputs, spec=spec, reading=reading)
-
-
-def _name_of(inputs: Sequence[Path]) -> str:
-    more = f" and {len(inputs) - 1} more" if len(inputs) > 1 else ""
-    return ("stdin" if str(inputs[0]) == "-" else inputs[0].name) + more
-
-
-def _priority(value: str, nearest: Any) -> Any:
-    from textmill.core.errors import InvalidJobError
-    from textmill.core.jobs import Priority
-
-    try:
-        return Priority(value)
-    except ValueError:
-        known = [priority.value for priority in Priority]
-        raise InvalidJobError(
-            f"priority {value!r} is unknown; expected {', '.join(known)}{nearest(value, known)}"
-        ) from None
 
 
 def _task_params(given: dict[str, Any]) -> dict[str, Any]:

@@ -14,10 +14,9 @@ from textmill.core.messages import ChunkMessage, queue_name
 from textmill.core.settings import Settings
 from textmill.db import sweep
 from textmill.db.clock import now
-from textmill.db.jobs import pause_job
+from textmill.db.jobs import pause_job, remove_dead_loads
 from textmill.db.models import chunks, jobs, payloads, results, sweeps, workers
 from textmill.db.session import Database
-from textmill.db.jobs import remove_dead_loads
 from textmill.db.sweep import (
     GRACE_SECONDS,
     release_stalled,

@@ -57,8 +57,12 @@ class Settings(BaseSettings):
     batch_timeout_seconds: float = Field(
         default=300, gt=0, description="a batch that takes longer counts as hung"
     )
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["console", "json"] = "console"
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="debug, info, warning or error; texts are never logged"
+    )
+    log_format: Literal["console", "json"] = Field(
+        default="console", description="console or json lines, on stderr"
+    )
 
     @field_validator("plugins", mode="before")
     @classmethod

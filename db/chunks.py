@@ -20,6 +20,7 @@ from sqlalchemy import (
     delete,
     literal,
     select,
+    true,
     update,
 )
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
@@ -75,15 +76,25 @@ class ChunkOutcome:
 
 
 def claim_chunk(
-    connection: Connection, chunk_id: int, attempt: int, *, worker_id: str, lease_seconds: float
+    connection: Connection,
+    chunk_id: int,
+    attempt: int,
+    *,
+    worker_id: str,
+    lease_seconds: float,
+    alone: bool = False,
 ) -> Claim | None:
-    """Take a dispatched chunk for a lease; None if the message is late, doubled or overtaken."""
+    """Take a dispatched chunk for a lease; None if the message is late, doubled or overtaken.
+
+    A chunk that has seen a crash is given only to a worker that will run it ``alone``.
+    """
     claimed = connection.execute(
         update(chunks)
         .where(
             chunks.c.id == chunk_id,
             chunks.c.attempt == attempt,
             chunks.c.status == ChunkStatus.DISPATCHED.value,
+            true() if alone else chunks.c.crashes == 0,
             select(literal(1))
             .where(jobs.c.id == chunks.c.job_id, jobs.c.status.in_(CLAIMABLE))
             .exists(),

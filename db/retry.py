@@ -9,7 +9,8 @@ from sqlalchemy import Connection, delete, func, select, update
 
 from textmill.core.errors import JobConflictError
 from textmill.core.jobs import ChunkStatus, JobStatus
-from textmill.db.jobs import NewChunk, get_job, insert_chunks
+from textmill.db.jobs import get_job
+from textmill.db.loading import NewChunk, insert_chunks
 from textmill.db.models import chunks, jobs, payloads, results
 from textmill.db.payloads import decode_payload
 

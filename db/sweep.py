@@ -16,7 +16,8 @@ from textmill.core.messages import ChunkMessage, queue_name
 from textmill.core.settings import Settings
 from textmill.db.clock import now
 from textmill.db.dispatch import DISPATCHABLE, fill_window, window_size
-from textmill.db.jobs import close_if_complete, remove_dead_loads
+from textmill.db.jobs import close_if_complete
+from textmill.db.loading import remove_dead_loads
 from textmill.db.models import chunks, jobs, sweeps
 from textmill.db.session import Database
 from textmill.db.workers import forget_lost_workers

@@ -195,7 +195,13 @@ def submit(
     )
     spec = validate_spec(spec, session.settings)
     with _open(inputs, get_task(task).inputs, reading) as reader:
-        submitted = submit_job(session.database, session.publisher, spec, reader)
+        submitted = submit_job(
+            session.database,
+            session.publisher,
+            spec,
+            reader,
+            lease_seconds=session.settings.lease_seconds,
+        )
     job = Job(submitted.job_id)
     job.existing = submitted.existing
     return job

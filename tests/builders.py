@@ -17,7 +17,8 @@ from textmill.core.messages import ChunkMessage
 from textmill.core.settings import load_settings
 from textmill.db.chunks import ChunkOutcome, Claim, claim_chunk, complete_chunk
 from textmill.db.dispatch import fill_window
-from textmill.db.jobs import NewChunk, add_chunks, create_job, finish_loading, get_job
+from textmill.db.jobs import get_job
+from textmill.db.loading import NewChunk, add_chunks, create_job, finish_loading
 from textmill.db.models import chunks, jobs, metadata, sweeps
 from textmill.db.payloads import encode_payload
 from textmill.db.results import ResultRow, to_json, write_results

@@ -1,7 +1,8 @@
-"""One worker process: its database, its models, its leases, and the two threads that tend them.
+"""One worker process: its database, its models, its leases, and the threads that tend them.
 
 The heartbeat renews the leases of all chunks held here in one UPDATE and tells the engine to drop
-those that are no longer ours. The sweeper repairs what others left behind.
+those that are no longer ours. The sweeper repairs what others left behind. The watchdog ends the
+process if its engine hangs.
 """
 
 from __future__ import annotations
@@ -25,12 +26,15 @@ from textmill.db import workers as registry
 from textmill.db.chunks import Claim, give_back, renew_leases
 from textmill.db.schema import ensure_schema
 from textmill.db.session import Database
+from textmill.workers.gate import Gate
 from textmill.workers.models import ModelPool
 from textmill.workers.patience import patiently
+from textmill.workers.watchdog import HUNG_EXIT_CODE, find_hung_engine
 
 R = TypeVar("R")
 
 HEARTBEATS_PER_LEASE = 4
+WATCH_SECONDS = 0.5
 
 log = structlog.get_logger("textmill.worker")
 
@@ -74,6 +78,7 @@ class WorkerProcess:
         self.options = options
         self.stopping = threading.Event()
         self._holds: dict[tuple[int, int], Hold] = {}
+        self.gate = Gate()
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -92,6 +97,7 @@ class WorkerProcess:
         self.patiently(self._register, "database")
         self._start_thread("heartbeat", self._beat, self._heartbeat_seconds)
         self._start_thread("sweeper", self._sweep, self.settings.sweep_seconds)
+        self._start_thread("watchdog", self._watch, WATCH_SECONDS)
 
     def patiently(self, action: Callable[[], R], what: str) -> R:
         """``action()``, waiting for its service while this worker is not told to stop."""
@@ -182,6 +188,12 @@ class WorkerProcess:
             device=self.pool.device,
             models=self.pool.models(),
         )
+
+    def _watch(self) -> None:
+        hung = find_hung_engine(self.pool.engines(), self.settings)
+        if hung is not None:
+            log.error("ending a hung worker", reason=hung)
+            os._exit(HUNG_EXIT_CODE)  # nothing gentler ends a thread inside a kernel
 
     def _sweep(self) -> None:
         if self.database.transact(sweeping.take_turn, self.settings.sweep_seconds):

@@ -24,6 +24,7 @@ from textmill.core.settings import Settings
 from textmill.db import workers as registry
 from textmill.db.chunks import give_back
 from textmill.db.session import Database
+from textmill.workers.watchdog import HUNG_EXIT_CODE
 
 POLL_SECONDS = 0.1
 SERVICES_SECONDS = 5.0  # between two looks at the bundled broker
@@ -66,9 +67,13 @@ class Child:
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(number)
 
-    def plan_restart(self) -> None:
-        """Restart after a pause that doubles while it keeps dying young."""
-        if time.monotonic() - self.started_at > STEADY_SECONDS:
+    def plan_restart(self, *, had_work: bool) -> None:
+        """Restart after a pause that doubles while it keeps dying young and without work.
+
+        A child that dies over its chunks is replaced quickly: that is how a record that kills
+        workers is found, by halving.
+        """
+        if had_work or time.monotonic() - self.started_at > STEADY_SECONDS:
             self.pause = FIRST_RESTART_SECONDS
         self.restart_at = time.monotonic() + self.pause
         self.pause = min(2 * self.pause, LONGEST_RESTART_SECONDS)
@@ -125,8 +130,10 @@ class Supervisor:
                 self.request_stop()
                 return
             log.error("worker died", worker=child.id, exit=_describe(code))
-            self._release(child, crashed=code != 0)
-            child.plan_restart()
+            # Killed by a signal (a fault in native code, the OOM killer) or by its watchdog; an
+            # exit of its own, for a broker's sake say, is no chunk's fault.
+            held = self._release(child, crashed=code < 0 or code == HUNG_EXIT_CODE)
+            child.plan_restart(had_work=held > 0)
         elif time.monotonic() >= child.restart_at:
             child.start()
 
@@ -158,8 +165,11 @@ class Supervisor:
                 child.signal(signal.SIGKILL)
             child.process.wait()
 
-    def _release(self, child: Child, *, crashed: bool) -> None:
-        """End the leases of a child that is gone; on failure they run out by themselves."""
+    def _release(self, child: Child, *, crashed: bool) -> int:
+        """End the leases of a child that is gone and return how many there were.
+
+        On failure they run out by themselves.
+        """
         try:
             database = Database.open(self.settings)
             try:
@@ -169,8 +179,9 @@ class Supervisor:
                 database.close()
         except TextmillError as error:
             log.warning("leases left to run out", worker=child.id, reason=str(error))
-        else:
-            log.info("released", worker=child.id, chunks=chunks)
+            return 0
+        log.info("released", worker=child.id, chunks=chunks)
+        return chunks
 
 
 def _describe(code: int) -> str:

@@ -6,7 +6,7 @@ Acknowledged before it starts: from the claim on, the chunk's lease in SQL is re
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
@@ -21,6 +21,7 @@ from textmill.core.errors import (
 from textmill.core.jobs import Record
 from textmill.core.messages import ChunkMessage
 from textmill.core.tasks import get_task, validate_params
+from textmill.db import suspects
 from textmill.db.chunks import (
     ChunkOutcome,
     Claim,
@@ -30,7 +31,7 @@ from textmill.db.chunks import (
     give_back_chunk,
     report_load_failure,
 )
-from textmill.db.dispatch import window_size
+from textmill.db.dispatch import fill_window, window_size
 from textmill.db.results import ResultRow, hash_text, to_json
 from textmill.workers.items import ModelRequest, Output
 from textmill.workers.process import Hold, WorkerProcess
@@ -40,26 +41,23 @@ log = structlog.get_logger("textmill.worker")
 
 def process_chunk(worker: WorkerProcess, chunk_id: int, attempt: int) -> None:
     """Handle one message; never raises for what a chunk or a service can do wrong."""
-    claim = _claim(worker, chunk_id, attempt)
-    if claim is None:
-        log.debug("message overtaken", chunk=chunk_id, attempt=attempt)
-        return
-    with worker.holding(claim) as hold:
-        try:
-            messages = _complete(worker, claim, _compute(worker, claim, hold))
-        except LeaseLostError as error:
-            log.info("chunk lost", chunk=chunk_id, reason=str(error))
-        except ModelLoadError as error:
-            _report_load_failure(worker, claim, error)
-        except ServiceUnavailableError as error:
-            log.warning("chunk left to its lease", chunk=chunk_id, reason=str(error))
-        except Exception as error:
-            _give_back(worker, claim, hold, error)
-        else:
-            worker.publish(messages)
+    try:
+        with worker.gate.shared():
+            claim = _claim(worker, chunk_id, attempt, alone=False)
+            if claim is not None:
+                _process(worker, claim)
+                return
+        # The gate is taken before the claim: a chunk that only waits must not count a crash.
+        if worker.patiently(lambda: _is_suspect(worker, chunk_id, attempt), "database"):
+            with worker.gate.alone():
+                claim = _claim(worker, chunk_id, attempt, alone=True)
+                if claim is not None:
+                    _process_suspect(worker, claim)
+    except ServiceUnavailableError as error:  # stopping while the database is away
+        log.warning("message left to sweep", chunk=chunk_id, reason=str(error))
 
 
-def _claim(worker: WorkerProcess, chunk_id: int, attempt: int) -> Claim | None:
+def _claim(worker: WorkerProcess, chunk_id: int, attempt: int, *, alone: bool) -> Claim | None:
     def claim() -> Claim | None:
         return worker.database.transact(
             claim_chunk,
@@ -67,12 +65,68 @@ def _claim(worker: WorkerProcess, chunk_id: int, attempt: int) -> Claim | None:
             attempt,
             worker_id=worker.options.id,
             lease_seconds=worker.settings.lease_seconds,
+            alone=alone,
         )
 
+    return worker.patiently(claim, "database")
+
+
+def _is_suspect(worker: WorkerProcess, chunk_id: int, attempt: int) -> bool:
+    with worker.database.read() as connection:
+        return suspects.is_suspect(connection, chunk_id, attempt)
+
+
+def _process_suspect(worker: WorkerProcess, claim: Claim) -> None:
+    """A chunk whose worker died: halve it, condemn its only record, or run it alone."""
+    verdict = suspects.condemn(claim)
+    if suspects.must_split(claim):
+        log.warning("chunk halved", chunk=claim.chunk_id, records=len(claim.records))
+        worker.publish(worker.patiently(lambda: _split(worker, claim), "database"))
+    elif verdict is not None:
+        log.error("record condemned", chunk=claim.chunk_id, job=claim.job.id, reason=str(verdict))
+        outcome = gather_outcome(claim.records, [verdict])
+        _finish(worker, claim, lambda: _complete(worker, claim, outcome))
+    else:
+        log.info("chunk runs alone", chunk=claim.chunk_id, crashes=claim.crashes)
+        _process(worker, claim)
+
+
+def _split(worker: WorkerProcess, claim: Claim) -> list[ChunkMessage]:
+    def split(connection: Connection) -> list[ChunkMessage]:
+        suspects.split_chunk(connection, claim)
+        window = window_size(connection, claim.job.queue)
+        return fill_window(connection, claim.job.id, window)
+
+    return worker.database.transact(split)
+
+
+def _process(worker: WorkerProcess, claim: Claim) -> None:
+    with worker.holding(claim) as hold:
+        _finish(
+            worker, claim, lambda: _complete(worker, claim, _compute(worker, claim, hold)), hold
+        )
+
+
+def _finish(
+    worker: WorkerProcess,
+    claim: Claim,
+    work: Callable[[], list[ChunkMessage]],
+    hold: Hold | None = None,
+) -> None:
+    """Do a claimed chunk's work, publish what it asks for, or say what becomes of the chunk."""
     try:
-        return worker.patiently(claim, "database")
-    except ServiceUnavailableError:
-        return None  # stopping while the database is away: sweep publishes the message again
+        messages = work()
+    except LeaseLostError as error:
+        log.info("chunk lost", chunk=claim.chunk_id, reason=str(error))
+    except ModelLoadError as error:
+        _report_load_failure(worker, claim, error)
+    except ServiceUnavailableError as error:
+        log.warning("chunk left to its lease", chunk=claim.chunk_id, reason=str(error))
+    except Exception as error:
+        if hold is None or not hold.lost:
+            _give_back(worker, claim, error)
+    else:
+        worker.publish(messages)
 
 
 def _compute(worker: WorkerProcess, claim: Claim, hold: Hold) -> ChunkOutcome:
@@ -170,10 +224,8 @@ def _report_load_failure(worker: WorkerProcess, claim: Claim, error: ModelLoadEr
         log.warning("chunk left to its lease", chunk=claim.chunk_id, reason=str(unavailable))
 
 
-def _give_back(worker: WorkerProcess, claim: Claim, hold: Hold, error: Exception) -> None:
+def _give_back(worker: WorkerProcess, claim: Claim, error: Exception) -> None:
     """A failure of the system, not of a record: the chunk is tried again, here or elsewhere."""
-    if hold.lost:
-        return
     expected = isinstance(error, RetryableError)
     reason = str(error) if expected else f"{type(error).__name__}: {error}"
     log.warning("chunk given back", chunk=claim.chunk_id, reason=reason, exc_info=not expected)

@@ -169,7 +169,12 @@ def submit_records(context: Context, submission: Submission) -> Submitted:
     with submission.open() as reader:
         try:
             submitted = submit_job(
-                context.database, context.publisher, spec, reader, progress=_LoadProgress()
+                context.database,
+                context.publisher,
+                spec,
+                reader,
+                lease_seconds=context.settings.lease_seconds,
+                progress=_LoadProgress(),
             )
         finally:
             _LoadProgress.clear()

@@ -195,10 +195,12 @@ def test_a_full_disk_is_said_and_leaves_no_half_job(shell: Shell) -> None:
     texts = shell.write("texts.txt", "".join(f"{os.urandom(60).hex()}\n" for _ in range(60_000)))
     home = Path(shell.env["TEXTMILL_HOME"])
     home.mkdir()
+    shell.env["TEXTMILL_LEASE_SECONDS"] = "1"
+    submit = f"{TEXTMILL} submit {' '.join(FAKE)}"
     script = (
-        f"mount -t tmpfs -o size=3m tmpfs {home} && "
-        f"{TEXTMILL} submit {texts} {' '.join(FAKE)}; code=$?; "
-        f"{TEXTMILL} jobs --json; exit $code"
+        f"mount -t tmpfs -o size=3m tmpfs {home} && head -c 300k /dev/zero > {home}/ballast && "
+        f"{submit} {texts}; code=$?; rm {home}/ballast; sleep 1.2; {TEXTMILL} jobs --json; "
+        f"echo one > {home}/small.txt; {submit} {home}/small.txt; exit $code"
     )
     done = subprocess.run(
         ["unshare", "-rm", "sh", "-c", script],
@@ -208,7 +210,9 @@ def test_a_full_disk_is_said_and_leaves_no_half_job(shell: Shell) -> None:
         check=False,
     )
     assert_user_error(done, "no space left", code=1)
-    assert json.loads(done.stdout) == []
+    listed, accepted = done.stdout.splitlines()
+    assert json.loads(listed) == []  # the load's lease has ended, so it is gone
+    assert len(accepted) == 16
 
 
 def _interrupt(process: subprocess.Popen[str]) -> int:

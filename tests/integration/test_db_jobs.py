@@ -8,17 +8,8 @@ from sqlalchemy import select
 from textmill.core.errors import JobConflictError, JobNotFoundError
 from textmill.core.jobs import JobStatus
 from textmill.db.chunks import LeaseLostError
-from textmill.db.jobs import (
-    NewChunk,
-    add_chunks,
-    cancel_job,
-    delete_job,
-    fail_job,
-    finish_loading,
-    get_job,
-    pause_job,
-    resume_job,
-)
+from textmill.db.jobs import cancel_job, fail_job, get_job, pause_job, resume_job
+from textmill.db.loading import NewChunk, add_chunks, delete_job, finish_loading
 from textmill.db.models import chunks, jobs, label_counts, payloads, results
 from textmill.db.payloads import decode_payload, encode_payload
 from textmill.db.retry import retry_job

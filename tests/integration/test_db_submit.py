@@ -13,7 +13,8 @@ from textmill.core.broker import Publisher
 from textmill.core.errors import InputError, JobConflictError, ServiceUnavailableError
 from textmill.core.jobs import JobStatus
 from textmill.core.settings import Settings
-from textmill.db.jobs import cancel_job, delete_job
+from textmill.db.jobs import cancel_job
+from textmill.db.loading import delete_job
 from textmill.db.models import chunks, jobs, payloads, results
 from textmill.db.payloads import decode_payload
 from textmill.db.session import Database

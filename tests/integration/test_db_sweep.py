@@ -14,7 +14,8 @@ from textmill.core.messages import ChunkMessage, queue_name
 from textmill.core.settings import Settings
 from textmill.db import sweep
 from textmill.db.clock import now
-from textmill.db.jobs import pause_job, remove_dead_loads
+from textmill.db.jobs import pause_job
+from textmill.db.loading import remove_dead_loads
 from textmill.db.models import chunks, jobs, payloads, results, sweeps, workers
 from textmill.db.session import Database
 from textmill.db.sweep import (
@@ -115,7 +116,7 @@ def test_a_window_that_a_dead_process_left_empty_is_filled(database: Database) -
     assert statuses(database, paused) == ["pending"]
 
 
-@pytest.mark.parametrize("status", [JobStatus.QUEUED, JobStatus.RUNNING])
+@pytest.mark.parametrize("status", [JobStatus.PAUSED, JobStatus.RUNNING])
 @pytest.mark.parametrize(("errors", "closed"), [(0, "completed"), (1, "completed_with_errors")])
 def test_a_job_whose_counters_are_full_is_closed(
     database: Database, status: JobStatus, errors: int, closed: str

@@ -25,14 +25,8 @@ from textmill.db.chunks import (
     give_back_chunk,
 )
 from textmill.db.dispatch import fill_window
-from textmill.db.jobs import (
-    cancel_job,
-    fail_job,
-    finish_loading,
-    get_job,
-    pause_job,
-    resume_job,
-)
+from textmill.db.jobs import cancel_job, fail_job, get_job, pause_job, resume_job
+from textmill.db.loading import finish_loading
 from textmill.db.models import chunks, jobs, label_counts, payloads, results
 from textmill.db.retry import retry_job
 from textmill.db.session import Database

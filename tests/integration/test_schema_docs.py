@@ -19,7 +19,7 @@ from textmill.core.errors import RecordError
 from textmill.core.jobs import CHUNK_TRANSITIONS, JOB_TRANSITIONS, JobSpec, Record
 from textmill.core.messages import ChunkMessage
 from textmill.db.chunks import complete_chunk
-from textmill.db.jobs import NewChunk, add_chunks, create_job, finish_loading
+from textmill.db.loading import NewChunk, add_chunks, create_job, finish_loading
 from textmill.db.models import metadata
 from textmill.db.payloads import encode_payload
 from textmill.db.results import ResultRow, write_results

@@ -1,0 +1,179 @@
+"""Loading a job: its row, its chunks with their payloads, and its acceptance, or its removal.
+
+Each function takes an open write transaction. A loading job has a lease; one whose lease ended is
+a dead load, which no query shows and the next submission or sweep removes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from textmill.core.errors import JobConflictError
+from textmill.core.jobs import ChunkStatus, JobSpec, JobStatus, new_job_id
+from textmill.db.clock import now
+from textmill.db.models import chunks, jobs, label_counts, payloads, results
+
+
+@dataclass(frozen=True, slots=True)
+class NewChunk:
+    """A chunk ready to be written: how many records it holds and their payload."""
+
+    records: int
+    payload: bytes
+
+
+def absolute_model(model: str) -> str:
+    """A local folder or file as an absolute path, so that every worker means the same one."""
+    path = Path(model).expanduser()
+    # abspath removes "..", as resolve() does, but keeps links: a link may be the stable name.
+    return os.path.abspath(path) if path.exists() else model  # noqa: PTH100
+
+
+def create_job(
+    connection: Connection,
+    spec: JobSpec,
+    *,
+    extra_columns: Sequence[str] = (),
+    load_seconds: float,
+) -> str:
+    """Insert the job as ``loading`` and return its id.
+
+    The key goes in with this first row: a second submission with the same key fails here, with
+    IntegrityError, before either has read its input.
+    """
+    job_id = new_job_id()
+    connection.execute(
+        insert(jobs).values(
+            id=job_id,
+            name=spec.name,
+            task=spec.task,
+            model=absolute_model(spec.model),
+            revision=spec.revision,
+            dtype=spec.dtype,
+            params=spec.params,
+            extra_columns=list(extra_columns),
+            queue=spec.queue,
+            priority=spec.priority.value,
+            status=JobStatus.LOADING.value,
+            max_error_rate=spec.max_error_rate,
+            created_at=now(),
+            load_expires_at=now() + load_seconds,
+            key=spec.key,
+        )
+    )
+    return job_id
+
+
+def is_key_conflict(error: IntegrityError) -> bool:
+    """True if an insert failed because another job holds the key."""
+    # SQLite names table and column, PostgreSQL its constraint. (A doubled id is a conflict of
+    # "jobs_pkey", and "duplicate key" is in the text of every one.)
+    reason = str(error.orig)
+    return "jobs.key" in reason or "jobs_key_key" in reason
+
+
+def add_chunks(
+    connection: Connection, job_id: str, new: Sequence[NewChunk], *, load_seconds: float
+) -> None:
+    """Write chunks of a loading job and renew its load lease.
+
+    Raises JobConflictError if the job is no longer loading (cancelled, or its lease ended).
+    """
+    renewed = connection.execute(
+        update(jobs)
+        .where(jobs.c.id == job_id, jobs.c.status == JobStatus.LOADING.value)
+        .values(load_expires_at=now() + load_seconds)
+    )
+    if renewed.rowcount != 1:
+        raise JobConflictError(f"job {job_id} was cancelled while it was being loaded")
+    insert_chunks(connection, job_id, new)
+
+
+def insert_chunks(connection: Connection, job_id: str, new: Sequence[NewChunk]) -> list[int]:
+    """Write pending chunks with their payloads; returns their ids in the order given."""
+    if not new:
+        return []
+    rows = [
+        {"job_id": job_id, "status": ChunkStatus.PENDING.value, "records": chunk.records}
+        for chunk in new
+    ]
+    ids = connection.scalars(
+        insert(chunks).returning(chunks.c.id, sort_by_parameter_order=True), rows
+    ).all()
+    connection.execute(
+        insert(payloads),
+        [
+            {"chunk_id": chunk_id, "data": chunk.payload}
+            for chunk_id, chunk in zip(ids, new, strict=True)
+        ],
+    )
+    return list(ids)
+
+
+def finish_loading(
+    connection: Connection, job_id: str, *, total: int, errors: int, input_hash: bytes
+) -> JobStatus:
+    """Accept the job: ``loading → queued``, or ended at once if no record can be processed.
+
+    Guarded, so a cancel during loading wins: then JobConflictError.
+    """
+    ended = total == errors
+    status = JobStatus.COMPLETED_WITH_ERRORS if ended else JobStatus.QUEUED
+    changed = connection.execute(
+        update(jobs)
+        .where(jobs.c.id == job_id, jobs.c.status == JobStatus.LOADING.value)
+        .values(
+            status=status.value,
+            total_records=total,
+            error_records=errors,
+            input_hash=input_hash,
+            queued_at=now(),
+            finished_at=now() if ended else None,
+            load_expires_at=None,
+        )
+    )
+    if changed.rowcount != 1:
+        raise JobConflictError(f"job {job_id} was cancelled while it was being loaded")
+    return status
+
+
+def expire_load(connection: Connection, job_id: str) -> None:
+    """End the lease of a loading job whose rows cannot be deleted now, on a full disk say.
+
+    It is then a dead load: no query shows it, and the next submission or sweep removes it.
+    """
+    connection.execute(
+        update(jobs)
+        .where(jobs.c.id == job_id, jobs.c.status == JobStatus.LOADING.value)
+        .values(load_expires_at=0)
+    )
+
+
+def remove_dead_loads(connection: Connection) -> list[str]:
+    """Delete the jobs whose producer vanished while loading; their keys are free again."""
+    dead = connection.scalars(
+        select(jobs.c.id)
+        .where(jobs.c.status == JobStatus.LOADING.value, jobs.c.load_expires_at < now())
+        .with_for_update(skip_locked=True)
+    ).all()
+    return [job_id for job_id in dead if delete_job(connection, job_id, expected=JobStatus.LOADING)]
+
+
+def delete_job(connection: Connection, job_id: str, *, expected: JobStatus) -> bool:
+    """Remove a job and all it wrote, if it still has the expected status; frees its key."""
+    removed = connection.execute(
+        delete(jobs).where(jobs.c.id == job_id, jobs.c.status == expected.value)
+    )
+    if removed.rowcount != 1:
+        return False
+    own_chunks = select(chunks.c.id).where(chunks.c.job_id == job_id)
+    connection.execute(delete(payloads).where(payloads.c.chunk_id.in_(own_chunks)))
+    for table in (chunks, results, label_counts):
+        connection.execute(delete(table).where(table.c.job_id == job_id))
+    return True

@@ -1,0 +1,189 @@
+"""The loader: cuts a stream of records into chunks and writes them in short transactions."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import orjson
+from sqlalchemy import Connection
+
+from textmill.core.errors import TextmillError
+from textmill.core.jobs import BadRecord, JobSpec, JobStatus, Record
+from textmill.core.tasks import Task, get_task
+from textmill.db import loading as loading_db
+from textmill.db.loading import NewChunk
+from textmill.db.payloads import compress, encode_record
+from textmill.db.results import ResultRow, to_json, write_results
+from textmill.db.session import Database
+from textmill.producer.readers import IdCheck, RecordReader
+
+MAX_CHUNK_BYTES = 1 << 20  # of encoded records; long texts make short chunks
+FLUSH_RECORDS = 4096  # one write transaction: about 30 ms on SQLite, so others get their turn
+FLUSH_BYTES = 8 << 20
+
+
+class Progress(Protocol):
+    """Told how many records were read so far."""
+
+    def __call__(self, records: int, /) -> None: ...
+
+
+class InputDigest:
+    """SHA-256 over task, model, parameters and every record; equal only for equal jobs.
+
+    A model folder counts by its absolute path: the same script from another folder is the same job.
+    """
+
+    def __init__(self, spec: JobSpec) -> None:
+        model = loading_db.absolute_model(spec.model)
+        about = [spec.task, model, spec.revision, spec.dtype, spec.params]
+        self._hash = hashlib.sha256(orjson.dumps(about, option=orjson.OPT_SORT_KEYS))
+
+    def add(self, line: bytes) -> None:
+        """Count one encoded record in."""
+        self._hash.update(b"\n")
+        self._hash.update(line)
+
+    @property
+    def value(self) -> bytes:
+        """The 32-byte digest so far."""
+        return self._hash.digest()
+
+
+def encode_input(record: Record | BadRecord) -> bytes:
+    """One input row as the bytes that count for the digest; of a record, also what is stored."""
+    if isinstance(record, Record):
+        return encode_record(record)
+    return orjson.dumps((record.index, record.record_id, record.code, record.message, record.extra))
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What the next write transaction carries."""
+
+    chunks: list[NewChunk] = field(default_factory=list)
+    error_rows: list[ResultRow] = field(default_factory=list)
+    records: int = 0
+    bytes: int = 0
+
+
+class Loader:
+    """Cuts a stream of records into chunks and writes them in short transactions."""
+
+    def __init__(
+        self,
+        database: Database,
+        job_id: str,
+        spec: JobSpec,
+        *,
+        lease_seconds: float,
+        progress: Progress | None = None,
+    ) -> None:
+        self.records = 0
+        self.errors = 0
+        self._database = database
+        self._job_id = job_id
+        self._task: Task = get_task(spec.task)
+        self._digest = InputDigest(spec)
+        self._progress = progress
+        self._lease_seconds = lease_seconds
+        self._batch = _Batch()
+        self._lines: list[bytes] = []
+        self._line_bytes = 0
+
+    def load(self, reader: RecordReader) -> JobStatus:
+        """Write everything and accept the job; returns the status it has then."""
+        with IdCheck() as ids, self._renewing():
+            check: Callable[[str, int], None] | None = ids.add if reader.id_column else None
+            for record in reader:
+                if check is not None:
+                    check(record.record_id, record.index + 1)
+                self._add(record)
+            ids.finish()
+        self._end_chunk()
+        self._flush()
+        return self._database.transact(
+            loading_db.finish_loading,
+            self._job_id,
+            total=self.records,
+            errors=self.errors,
+            input_hash=self._digest.value,
+        )
+
+    @contextmanager
+    def _renewing(self) -> Iterator[None]:
+        """Keep the lease of the loading job while its input is slow, a pipe say."""
+        done = threading.Event()
+
+        def renew() -> None:
+            while not done.wait(self._lease_seconds / 4):
+                try:
+                    self._database.transact(
+                        loading_db.add_chunks, self._job_id, [], load_seconds=self._lease_seconds
+                    )
+                except TextmillError:
+                    return  # cancelled, or no database: the next write says so
+
+        thread = threading.Thread(target=renew, name="load lease", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+    def _add(self, record: Record | BadRecord) -> None:
+        line = encode_input(record)
+        self._digest.add(line)
+        self.records += 1
+        if isinstance(record, BadRecord):
+            self._add_error(record)
+        else:
+            self._lines.append(line)
+            self._line_bytes += len(line)
+            if len(self._lines) >= self._task.chunk_records or self._line_bytes >= MAX_CHUNK_BYTES:
+                self._end_chunk()
+        if self._batch.records >= FLUSH_RECORDS or self._batch.bytes >= FLUSH_BYTES:
+            self._flush()
+
+    def _add_error(self, record: BadRecord) -> None:
+        self.errors += 1
+        self._batch.records += 1
+        self._batch.error_rows.append(
+            ResultRow(
+                record.index,
+                record.record_id,
+                error_code=record.code,
+                error_message=record.message,
+                extra=to_json(record.extra),
+            )
+        )
+
+    def _end_chunk(self) -> None:
+        if not self._lines:
+            return
+        self._batch.chunks.append(NewChunk(len(self._lines), compress(self._lines)))
+        self._batch.records += len(self._lines)
+        self._batch.bytes += self._line_bytes
+        self._lines, self._line_bytes = [], 0
+
+    def _flush(self) -> None:
+        batch, self._batch = self._batch, _Batch()
+        if batch.records:
+            self._database.transact(self._write, batch)
+        if self._progress is not None:
+            self._progress(self.records)
+
+    def _write(self, connection: Connection, batch: _Batch) -> None:
+        loading_db.add_chunks(
+            connection,
+            self._job_id,
+            batch.chunks,
+            load_seconds=self._lease_seconds,
+        )
+        write_results(connection, self._job_id, batch.error_rows)

@@ -146,13 +146,17 @@ def _send(app: Celery, producer: Any, message: ChunkMessage) -> None:
     )
 
 
+def served_queues(queues: Sequence[str]) -> tuple[str, ...]:
+    """The named queues, then ``default``: every worker takes work that is meant for any."""
+    return tuple(dict.fromkeys([*queues, DEFAULT_QUEUE]))
+
+
 def worker_queues(queues: Sequence[str]) -> list[str]:
     """The Celery queues of a worker in the order it empties them.
 
-    All named queues at high priority, then at normal, then at low. ``default`` is added at the end
-    unless it is named: every worker takes work that is meant for any.
+    All of them at high priority, then at normal, then at low.
     """
-    names = list(dict.fromkeys([*queues, DEFAULT_QUEUE]))
+    names = served_queues(queues)
     return [queue_name(name, priority) for priority in Priority for name in names]
 
 

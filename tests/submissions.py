@@ -15,7 +15,7 @@ from textmill.core.settings import load_settings
 from textmill.core.tasks import TASKS
 from textmill.db.models import metadata, sweeps
 from textmill.db.session import Database
-from textmill.producer import submit
+from textmill.producer import loader
 from textmill.producer.readers import ReadOptions, RecordReader, records_from_objects
 from textmill.producer.submit import Submitted, submit_job
 
@@ -41,7 +41,7 @@ class Outbox(Publisher):
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of 10 records, written 20 records at a time."""
     chunk_records(monkeypatch, 10)
-    monkeypatch.setattr(submit, "FLUSH_RECORDS", 20)
+    monkeypatch.setattr(loader, "FLUSH_RECORDS", 20)
 
 
 def chunk_records(monkeypatch: pytest.MonkeyPatch, number: int) -> None:

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import structlog
 
-from textmill.core.broker import Publisher
+from textmill.core.broker import Publisher, served_queues
 from textmill.core.errors import ServiceUnavailableError
 from textmill.core.messages import ChunkMessage
 from textmill.core.settings import Settings
@@ -154,7 +154,7 @@ class WorkerProcess:
             pid=os.getpid(),
             device=self.pool.device,
             slots=self.options.slots,
-            queues=self.options.queues,
+            queues=served_queues(self.options.queues),
         )
         self.database.transact(registry.register_worker, info)
 

@@ -19,11 +19,13 @@ from types import FrameType
 
 import structlog
 
+from textmill.core.broker import Publisher
 from textmill.core.errors import InvalidJobError, TextmillError
 from textmill.core.settings import Settings
 from textmill.db import workers as registry
 from textmill.db.chunks import give_back
 from textmill.db.session import Database
+from textmill.db.sweep import sweep_and_publish
 from textmill.workers.watchdog import HUNG_EXIT_CODE
 
 POLL_SECONDS = 0.1
@@ -175,6 +177,8 @@ class Supervisor:
             try:
                 chunks = database.transact(give_back, child.id, crashed=crashed)
                 database.transact(registry.forget_worker, child.id)
+                if chunks and not self.stop_requests:
+                    self._dispatch_again(database)
             finally:
                 database.close()
         except TextmillError as error:
@@ -182,6 +186,14 @@ class Supervisor:
             return 0
         log.info("released", worker=child.id, chunks=chunks)
         return chunks
+
+    def _dispatch_again(self, database: Database) -> None:
+        """Sweep at once, so that what was released does not wait for somebody's next round."""
+        publisher = Publisher(self.settings)
+        try:
+            sweep_and_publish(database, self.settings, publisher)
+        finally:
+            publisher.close()
 
 
 def _describe(code: int) -> str:

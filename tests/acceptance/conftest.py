@@ -137,10 +137,10 @@ class Shell:
                 process.send_signal(signal.SIGTERM)
         for process in self.started:
             try:
-                process.wait(20)
+                process.wait(10)
             except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+                process.send_signal(signal.SIGTERM)  # a second one stops at once
+                process.wait(20)
         if "TEXTMILL_BROKER_URL" not in self.env:
             embedded.stop(load_settings(home=self.env["TEXTMILL_HOME"]))
 

@@ -198,7 +198,7 @@ def test_a_full_disk_is_said_and_leaves_no_half_job(shell: Shell) -> None:
     shell.env["TEXTMILL_LEASE_SECONDS"] = "1"
     submit = f"{TEXTMILL} submit {' '.join(FAKE)}"
     script = (
-        f"mount -t tmpfs -o size=3m tmpfs {home} && head -c 300k /dev/zero > {home}/ballast && "
+        f"mount -t tmpfs -o size=9m tmpfs {home} && head -c 6m /dev/zero > {home}/ballast && "
         f"{submit} {texts}; code=$?; rm {home}/ballast; sleep 1.2; {TEXTMILL} jobs --json; "
         f"echo one > {home}/small.txt; {submit} {home}/small.txt; exit $code"
     )

@@ -54,7 +54,7 @@ def test_a_job_for_a_queue_without_worker_says_so_and_waits(shell: Shell) -> Non
 
 def test_sigterm_finishes_what_runs_and_gives_back_the_rest(shell: Shell) -> None:
     gate = shell.folder / "gate"
-    lines = [f"wait {gate}"] + [f"text {at}" for at in range(9)] + ["slow 0.3"] * 100
+    lines = [f"wait {gate}"] + [f"text {at}" for at in range(9)] + ["slow 0.05"] * 100
     worker = shell.start_worker("--slots", "1")
     shell.submit(_texts(shell, lines), *FAKE)
     wait_until(
@@ -75,10 +75,10 @@ def test_sigterm_finishes_what_runs_and_gives_back_the_rest(shell: Shell) -> Non
 
 def test_a_killed_worker_is_replaced_and_its_chunks_run_again(shell: Shell) -> None:
     gate = shell.folder / "gate"
-    lines = [f"wait {gate}"] + [f"text {at}" for at in range(40)]
+    lines = [f"text {at}" for at in range(45)] + [f"wait {gate}"]
     shell.start_worker()
     shell.submit(_texts(shell, lines), *FAKE)
-    wait_until(lambda: len(shell.rows("results")) == 31, 60, what="without the last chunk")
+    wait_until(lambda: len(shell.rows("results")) >= 10, 60, what="with first results")
     (first,) = shell.workers()
     os.kill(first["pid"], signal.SIGKILL)
     gate.touch()
@@ -87,6 +87,25 @@ def test_a_killed_worker_is_replaced_and_its_chunks_run_again(shell: Shell) -> N
     (second,) = shell.workers()
     assert second["pid"] != first["pid"]
     assert max(chunk["crashes"] for chunk in shell.rows("chunks")) == 1
+
+
+def test_a_record_that_kills_workers_is_condemned_and_no_other(shell: Shell) -> None:
+    """The killed processes hold several chunks each, of which only one is guilty."""
+    lines = [f"text {at}" for at in range(35)]
+    lines[17] = "crash"
+    shell.start_worker()
+    shell.submit(_texts(shell, lines), *FAKE)
+    wait_until(lambda: shell.rows("jobs")[0]["finished_at"], 90, what="finished")
+
+    rows = {row["record_index"]: row for row in shell.rows("results")}
+    assert len(rows) == len(lines)
+    assert rows.pop(17)["error_code"] == "worker_crashed"
+    assert {at: row["output"] for at, row in rows.items()} == {
+        at: line.upper() for at, line in enumerate(lines) if at != 17
+    }
+    (job,) = shell.rows("jobs")
+    assert (job["status"], job["error_records"]) == ("completed_with_errors", 1)
+    assert "split" in {chunk["status"] for chunk in shell.rows("chunks")}
 
 
 def test_a_hung_worker_is_replaced(shell: Shell) -> None:
@@ -111,7 +130,7 @@ def test_cancel_ends_a_running_job_at_once_and_keeps_its_results(shell: Shell) -
     gate = shell.folder / "gate"
     shell.env["TEXTMILL_LEASE_SECONDS"] = "2"
     lines = [f"text {at}" for at in range(10)] + [f"wait {gate}"] * 10
-    shell.start_worker()
+    shell.start_worker("--slots", "1")
     shell.submit(_texts(shell, lines), *FAKE)
     wait_until(lambda: len(shell.rows("results")) == 10, 60, what="with the first chunk")
     assert shell.run("cancel", "last").returncode == 0

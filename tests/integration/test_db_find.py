@@ -7,7 +7,7 @@ from sqlalchemy.exc import IntegrityError
 
 from textmill.core.errors import JobNotFoundError
 from textmill.core.jobs import JobStatus
-from textmill.db import jobs as jobs_db
+from textmill.db import loading as loading_db
 from textmill.db.jobs import find_job, list_jobs
 from textmill.db.loading import create_job, is_key_conflict
 from textmill.db.models import jobs
@@ -105,7 +105,7 @@ def test_any_number_of_jobs_has_no_key(database: Database) -> None:
 def test_a_doubled_id_is_not_taken_for_a_doubled_key(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs_db, "new_job_id", lambda: "06aa00000000000x")
+    monkeypatch.setattr(loading_db, "new_job_id", lambda: "06aa00000000000x")
     make_job(database, key="one")
     with pytest.raises(IntegrityError) as caught:
         database.transact(create_job, spec(key="two"), load_seconds=60)

@@ -18,7 +18,7 @@ from textmill.core.tasks import TASKS
 from textmill.db.jobs import cancel_job
 from textmill.db.models import jobs
 from textmill.db.session import Database
-from textmill.producer import submit
+from textmill.producer import loader, submit
 
 from .. import builders, submissions
 from ..builders import at_once, count, job_of, snapshot, spec
@@ -79,7 +79,7 @@ def test_the_input_hash_does_not_depend_on_chunks_or_flushes(
     hashes = set()
     for size, flush in ((1, 1), (7, 20), (256, 4096)):
         chunk_records(monkeypatch, size)
-        monkeypatch.setattr(submit, "FLUSH_RECORDS", flush)
+        monkeypatch.setattr(loader, "FLUSH_RECORDS", flush)
         done = send(database, rows, skip_bad=True)
         hashes.add(job_of(database, done.job_id).input_hash)
     assert len(hashes) == 1

@@ -116,7 +116,7 @@ def test_a_window_that_a_dead_process_left_empty_is_filled(database: Database) -
     assert statuses(database, paused) == ["pending"]
 
 
-@pytest.mark.parametrize("status", [JobStatus.PAUSED, JobStatus.RUNNING])
+@pytest.mark.parametrize("status", [JobStatus.RUNNING])
 @pytest.mark.parametrize(("errors", "closed"), [(0, "completed"), (1, "completed_with_errors")])
 def test_a_job_whose_counters_are_full_is_closed(
     database: Database, status: JobStatus, errors: int, closed: str

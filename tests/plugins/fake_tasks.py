@@ -23,7 +23,7 @@ class FakeRunner:
     """Answers in upper case; the model's name ``unloadable`` fails to load."""
 
     memory_bytes = 0
-    max_batch_tokens = 64
+    max_batch_tokens = 1  # one text a batch, in the order of their arrival
 
     @classmethod
     def load(cls, request: ModelRequest) -> FakeRunner:

@@ -1,7 +1,7 @@
 """The fixed cost per text: a runner that does nothing, SQL → Valkey → Celery → SQL.
 
-Compared in the same run with one Celery task per text (see task_per_text.py). The job is loaded
-before the worker starts; its time is from the first claim to the end, by the database's clock.
+Compared in the same run with one Celery task per text (see task_per_text.py). The workers are up
+before the job is submitted; its time is from the first claim to the end, by the database's clock.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from textmill.db.clock import now
 from textmill.db.jobs import get_job
 from textmill.db.models import results
 from textmill.db.session import Database
+from textmill.db.workers import live_workers
 
 
 def main() -> None:
@@ -30,9 +31,9 @@ def main() -> None:
     parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
     parser.add_argument("--indexes", choices=["none", "default"], default="default")
     parser.add_argument("--texts", type=int, default=200_000)
-    parser.add_argument("--chunk-records", type=int, default=2048)
+    parser.add_argument("--chunk-records", type=int, default=4096)
     parser.add_argument("--workers", type=int, default=2, help="worker processes")
-    parser.add_argument("--slots", type=int, default=4)
+    parser.add_argument("--slots", type=int, default=2)
     parser.add_argument("--single-texts", type=int, default=3000, help="for one task per text")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     given = parser.parse_args()
@@ -78,10 +79,11 @@ def measure_job(
     source = settings.home / "texts.txt"
     with source.open("w") as file:
         file.writelines(f"text number {at}, as short as a message\n" for at in range(texts))
-    job_id = textmill("submit", str(source), "--task", "null", "--model", "none")
     command = [sys.executable, "-P", "-m", "textmill.workers"]
     command += ["--devices", ",".join(["cpu"] * workers), "--slots", str(slots)]
     with process(command, settings.home / "worker.log"):
+        wait_for(lambda: _live(database) == workers, seconds=60, what="workers")
+        job_id = textmill("submit", str(source), "--task", "null", "--model", "none")
         wait_for(lambda: _ended(database, job_id), seconds=600, what="the job")
     with database.read() as connection:
         job: Any = get_job(connection, job_id)
@@ -89,6 +91,11 @@ def measure_job(
     if (job.status, rows) != ("completed", texts):
         raise RuntimeError(f"job is {job.status} with {rows} rows of {texts}")
     return float(texts / (job.finished_at - job.started_at))
+
+
+def _live(database: Database) -> int:
+    with database.read() as connection:
+        return len(live_workers(connection))
 
 
 def _ended(database: Database, job_id: str) -> bool:

@@ -52,6 +52,6 @@ register(
         description="nothing, to measure what everything else costs",
         params=TaskParams,
         runner="benchmarks.null_task:NullRunner",
-        chunk_records=int(os.environ.get("BENCHMARK_CHUNK_RECORDS", "2048")),
+        chunk_records=int(os.environ.get("BENCHMARK_CHUNK_RECORDS", "4096")),
     )
 )

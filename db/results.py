@@ -6,8 +6,8 @@ on SQLite, both below SQLAlchemy's per-row machinery.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
+from hashlib import blake2b
 from itertools import repeat
 from typing import Any, NamedTuple
 
@@ -39,7 +39,7 @@ class ResultRow(NamedTuple):
 
 def hash_text(value: str) -> bytes:
     """The 16-byte BLAKE2b digest by which equal texts are found."""
-    return hashlib.blake2b(value.encode(), digest_size=HASH_BYTES).digest()
+    return blake2b(value.encode(), digest_size=HASH_BYTES).digest()
 
 
 def to_json(value: Any) -> str | None:

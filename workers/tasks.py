@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import structlog
 from sqlalchemy import Connection
@@ -178,7 +177,7 @@ def gather_outcome(
 
 
 def _row(record: Record, output: Output) -> ResultRow:
-    text = _text_of(record)
+    text = record.inputs.get("text", "")
     return ResultRow(
         record.index,
         record.record_id,
@@ -198,7 +197,7 @@ def _row(record: Record, output: Output) -> ResultRow:
 
 
 def _error_row(record: Record, error: RecordError) -> ResultRow:
-    text = _text_of(record)
+    text = record.inputs.get("text", "")
     return ResultRow(
         record.index,
         record.record_id,
@@ -208,11 +207,6 @@ def _error_row(record: Record, error: RecordError) -> ResultRow:
         error_message=error.message,
         extra=to_json(record.extra),
     )
-
-
-def _text_of(record: Record) -> str:
-    text: Any = record.inputs.get("text")
-    return text if isinstance(text, str) else ""
 
 
 def _report_load_failure(worker: WorkerProcess, claim: Claim, error: ModelLoadError) -> None:

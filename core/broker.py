@@ -6,6 +6,7 @@ Nothing here is read by producers' ``--help``: importing Celery takes a third of
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,10 +24,9 @@ from redis.sentinel import Sentinel
 from textmill.core.errors import ConfigurationError, ServiceUnavailableError
 from textmill.core.jobs import Priority
 from textmill.core.messages import TASK_NAME, ChunkMessage, queue_name
-from textmill.core.settings import Settings
+from textmill.core.settings import BROKER_SCHEMES, Settings
 
 DEFAULT_QUEUE = "default"
-SCHEMES = ("redis", "rediss", "redis+socket", "unix", "sentinel")
 VISIBILITY_TIMEOUT_SECONDS = 12 * 3600  # above any task: a message in hand is not given out twice
 PUBLISH_TIMEOUT_SECONDS = 2.0
 PUBLISH_CONNECT_SECONDS = 1.0
@@ -232,10 +232,10 @@ def kombu_url(url: str) -> str:
     """
     parts = urlsplit(url)
     query = dict(parse_qsl(parts.query))
-    if parts.scheme not in SCHEMES:
+    if parts.scheme not in BROKER_SCHEMES:
         raise ConfigurationError(
             f"TEXTMILL_BROKER_URL={redacted_url(url)!r} has the scheme {parts.scheme!r}; "
-            f"expected one of: {', '.join(scheme + '://' for scheme in SCHEMES)}"
+            f"expected one of: {', '.join(scheme + '://' for scheme in BROKER_SCHEMES)}"
         )
     if parts.scheme == "rediss" and "ssl_cert_reqs" not in query:
         query["ssl_cert_reqs"] = "required"
@@ -271,6 +271,8 @@ def redacted_url(url: str) -> str:
 
 
 def _redact(url: str) -> str:
+    # Before it is parsed: a password with "#", "/" or "?" in it ends the host too early.
+    url = re.sub(r"(://[^:@/]*:).*@", r"\1***@", url)
     parts = urlsplit(url)
     login, at, host = parts.netloc.rpartition("@")
     user, colon, _ = login.partition(":")

@@ -55,8 +55,10 @@ def find_folder(model: str, revision: str | None, *, download: bool = True) -> P
                 f"model {model!r} is a folder, which has no revision {revision!r}; leave it out"
             )
         return path
+    if path.exists():
+        raise ModelLoadError(f"model {model!r} is a file; expected the folder it lies in")
     if path.is_absolute() or model.startswith((".", "~")):
-        raise ModelLoadError(f"model folder {model!r} does not exist on this worker")
+        raise ModelLoadError(f"model folder {model!r} does not exist on this machine")
     return _fetch(model, revision, download)
 
 
@@ -76,11 +78,11 @@ def _fetch(model: str, revision: str | None, download: bool) -> Path:
         )
     except HFValidationError:
         raise ModelLoadError(
-            f"model {model!r} is neither a folder on this worker nor a name on the hub"
+            f"model {model!r} is neither a folder on this machine nor a name on the hub"
         ) from None
     except LocalEntryNotFoundError:
         raise ModelLoadError(
-            f"model {model!r} is no folder on this worker, is not in its cache, and the hub "
+            f"model {model!r} is no folder on this machine, is not in its cache, and the hub "
             "cannot be reached; give a folder or fetch the model first"
         ) from None
     except Exception as error:
@@ -97,6 +99,8 @@ def _read_config(model: str, folder: Path) -> dict[str, Any]:
         ) from None
     except ValueError as error:
         raise ModelLoadError(f"model {model!r}: config.json is not JSON: {error}") from None
+    except OSError as error:
+        raise ModelLoadError(f"model {model!r}: config.json: {error.strerror}") from None
     if not isinstance(config, dict):
         raise ModelLoadError(f"model {model!r}: config.json holds no object")
     return config
@@ -105,7 +109,10 @@ def _read_config(model: str, folder: Path) -> dict[str, Any]:
 def _weight_files(model: str, folder: Path) -> list[Path]:
     index = folder / INDEX
     if index.is_file():
-        names = set(json.loads(index.read_bytes())["weight_map"].values())
+        try:
+            names = set(json.loads(index.read_bytes())["weight_map"].values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelLoadError(f"model {model!r}: {INDEX} is damaged: {error!r}") from None
         files = [folder / name for name in sorted(names)]
     else:
         files = [folder / WEIGHTS]

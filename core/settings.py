@@ -7,13 +7,16 @@ import os
 import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 import platformdirs
 from pydantic import Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from textmill.core.errors import ConfigurationError
 
+BROKER_SCHEMES = ("redis", "rediss", "redis+socket", "unix", "sentinel")
 MAX_SOCKET_PATH_BYTES = 100  # sockaddr_un holds 108 with its NUL; kombu adds to ours
 
 
@@ -71,6 +74,20 @@ class Settings(BaseSettings):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
+    @field_validator("broker_url")
+    @classmethod
+    def _broker(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        for part in value.split(";"):
+            problem = _broker_problem(part)
+            if problem:
+                raise ValueError(
+                    f"{problem}; expected redis://:PASSWORD@HOST:PORT/NUMBER, with "
+                    "special characters of the password as %XX"
+                )
+        return value
+
     @field_validator("home")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
@@ -112,6 +129,30 @@ class Settings(BaseSettings):
         return self.database_url
 
 
+def _explain(detail: ErrorDetails) -> str:
+    name = f"TEXTMILL_{str(detail['loc'][0]).upper()}"
+    secret = name.endswith("_URL")
+    given = name if secret else f"{name}={detail['input']!r}"
+    return f"{given}: {detail['msg'].removeprefix('Value error, ')}"
+
+
+def _broker_problem(url: str) -> str | None:
+    """What is wrong with a broker's URL, in words that hold no password."""
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - raises for a port that is no number
+    except ValueError:
+        return "its host or port cannot be read"
+    if parts.scheme not in BROKER_SCHEMES:
+        return f"its scheme {parts.scheme!r} is none of {', '.join(BROKER_SCHEMES)}"
+    if parts.fragment:
+        return "it has a '#', which ends a URL"
+    tcp = parts.scheme in ("redis", "rediss", "sentinel")
+    if tcp and parts.path.strip("/") and not parts.path.strip("/").isdigit():
+        return "what follows the host is no database number"
+    return None
+
+
 def unknown_variables() -> list[str]:
     """The TEXTMILL_* variables of the environment that no setting reads."""
     known = {f"TEXTMILL_{name.upper()}" for name in Settings.model_fields}
@@ -123,8 +164,5 @@ def load_settings(**overrides: object) -> Settings:
     try:
         return Settings(**{k: v for k, v in overrides.items() if v is not None})  # type: ignore[arg-type]
     except ValidationError as error:
-        problems = "; ".join(
-            f"TEXTMILL_{str(detail['loc'][0]).upper()}={detail['input']!r}: {detail['msg']}"
-            for detail in error.errors(include_url=False)
-        )
+        problems = "; ".join(_explain(detail) for detail in error.errors(include_url=False))
         raise ConfigurationError(f"wrong setting: {problems}") from None

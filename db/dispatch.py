@@ -40,16 +40,17 @@ def fill_window(connection: Connection, job_id: str, window: int) -> list[ChunkM
     free = window - (connection.scalar(select(func.count()).where(*dispatched)) or 0)
     if free <= 0:
         return []
-    chosen = (
+    # Two statements: PostgreSQL may run a sub-select with a LIMIT again for each row it updates.
+    chosen = connection.scalars(
         select(chunks.c.id)
         .where(chunks.c.job_id == job_id, chunks.c.status == ChunkStatus.PENDING.value)
         .order_by(chunks.c.id)
         .limit(free)
         .with_for_update(skip_locked=True)
-    )
+    ).all()
     rows = connection.execute(
         update(chunks)
-        .where(chunks.c.id.in_(chosen.scalar_subquery()))
+        .where(chunks.c.id.in_(chosen))
         .values(
             status=ChunkStatus.DISPATCHED.value,
             dispatched_at=now(),

@@ -63,7 +63,7 @@ class Database:
     def open(
         cls, settings: Settings, *, pool_size: int = 5, transaction_seconds: float | None = None
     ) -> Database:
-        """The database the settings name; ``migrations.ensure_schema`` looks at its tables.
+        """The database the settings name; ``schema.ensure_schema`` looks at its tables.
 
         ``transaction_seconds`` bounds each transaction on PostgreSQL. Workers set it below the
         lease: one that is stopped inside a transaction must not block the chunk's new owner.
@@ -230,4 +230,4 @@ def _is_outage(error: DBAPIError) -> bool:
 
 def _is_full(error: DBAPIError) -> bool:
     state = getattr(error.orig, "sqlstate", None)
-    return state in ("53100", "53200") or "database or disk is full" in str(error.orig)
+    return state == "53100" or "database or disk is full" in str(error.orig)

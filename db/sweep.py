@@ -22,7 +22,7 @@ from textmill.db.models import chunks, jobs, sweeps
 from textmill.db.session import Database
 from textmill.db.workers import forget_lost_workers
 
-BATCH = 1000  # chunks changed by one round, so that its transaction stays short
+MAX_CHUNKS = 1000  # changed by one round, so that its transaction stays short
 GRACE_SECONDS = 10.0  # a message younger than this is still on its way
 MAX_DOUBLINGS = 10
 
@@ -36,6 +36,7 @@ class SweepReport:
     republished: int = 0
     dead_loads: list[str] = field(default_factory=list)
     messages: list[ChunkMessage] = field(default_factory=list)
+    unpublished: str | None = None  # why the broker could not be told
 
 
 def take_turn(connection: Connection, interval_seconds: float) -> bool:
@@ -71,19 +72,20 @@ def sweep_once(
 
 def release_stalled(connection: Connection) -> int:
     """Chunks whose lease has ended go back to pending."""
-    stalled = (
+    # Two statements: PostgreSQL may run a sub-select with a LIMIT again for each row it updates.
+    stalled = connection.scalars(
         select(chunks.c.id)
         .where(
             chunks.c.status == ChunkStatus.RUNNING.value,
             chunks.c.lease_expires_at < now(),
         )
         .order_by(chunks.c.id)
-        .limit(BATCH)
+        .limit(MAX_CHUNKS)
         .with_for_update(skip_locked=True)
-    )
+    ).all()
     return connection.execute(
         update(chunks)
-        .where(chunks.c.id.in_(stalled.scalar_subquery()))
+        .where(chunks.c.id.in_(stalled))
         .values(
             status=ChunkStatus.PENDING.value,
             lease_owner=None,
@@ -99,23 +101,21 @@ def tidy_ended_jobs(connection: Connection) -> int:
         JobStatus.FAILED.value: ChunkStatus.FAILED.value,
         JobStatus.CANCELLED.value: ChunkStatus.CANCELLED.value,
     }
-    status_of_job = select(jobs.c.status).where(jobs.c.id == chunks.c.job_id).scalar_subquery()
-    left = (
-        select(chunks.c.id)
+    left = connection.execute(
+        select(chunks.c.id, jobs.c.status)
         .join(jobs, jobs.c.id == chunks.c.job_id)
         .where(
             chunks.c.status.in_([ChunkStatus.PENDING.value, ChunkStatus.DISPATCHED.value]),
             jobs.c.status.in_(list(ended)),
         )
         .order_by(chunks.c.id)
-        .limit(BATCH)
-        .with_for_update(skip_locked=True, of=chunks)
-    )
-    return connection.execute(
-        update(chunks)
-        .where(chunks.c.id.in_(left.scalar_subquery()))
-        .values(status=case(ended, value=status_of_job))
-    ).rowcount
+        .limit(MAX_CHUNKS)
+        .with_for_update(skip_locked=True)  # the job too: a retry may be about to revive it
+    ).all()
+    for job_status, chunk_status in ended.items():
+        ids = [row.id for row in left if row.status == job_status]
+        connection.execute(update(chunks).where(chunks.c.id.in_(ids)).values(status=chunk_status))
+    return len(left)
 
 
 def _open_jobs(connection: Connection) -> list[tuple[str, str]]:
@@ -156,7 +156,7 @@ def redispatch_lost(
             or_(age > doubled, *empty),
         )
         .order_by(chunks.c.id)
-        .limit(BATCH)
+        .limit(MAX_CHUNKS)
         .with_for_update(skip_locked=True, of=chunks)
     )
     rows = connection.execute(lost).all()
@@ -189,5 +189,8 @@ def sweep_and_publish(database: Database, settings: Settings, publisher: Publish
         lengths = {}  # nothing can be said about any queue: only old dispatches are repeated
     idle = {pair for pair in waiting if lengths.get(queue_name(*pair)) == 0}
     report = sweep_once(database, idle_queues=idle)
-    publisher.publish(report.messages)
+    try:
+        publisher.publish(report.messages)
+    except ServiceUnavailableError as error:
+        report.unpublished = str(error)
     return report

@@ -46,13 +46,14 @@ def register_worker(connection: Connection, info: WorkerInfo) -> None:
 
 def report_alive(
     connection: Connection, worker_id: str, *, device: str, models: Sequence[str]
-) -> None:
-    """Renew the worker's place in the table."""
-    connection.execute(
+) -> bool:
+    """Renew the worker's place in the table; False if it has none any more."""
+    renewed = connection.execute(
         update(workers)
         .where(workers.c.id == worker_id)
         .values(last_seen=now(), device=device, models=list(models))
     )
+    return renewed.rowcount == 1
 
 
 def forget_worker(connection: Connection, worker_id: str) -> None:

@@ -9,13 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from textmill.core.checkpoints import open_checkpoint, require_architecture
-
 from textmill.core.errors import InvalidJobError, ModelLoadError
 from textmill.core.settings import Settings
 from textmill.core.tasks import Task
 
 
-def check_model(model: str, task: Task, settings: Settings) -> None:
+def check_model(model: str, revision: str | None, task: Task, settings: Settings) -> None:
     """Raise InvalidJobError if the model is a folder that cannot serve the task.
 
     A path that does not exist here is an error with the embedded services, whose worker is on this
@@ -28,7 +27,7 @@ def check_model(model: str, task: Task, settings: Settings) -> None:
     path = Path(model).expanduser()
     if path.exists():
         try:
-            require_architecture(open_checkpoint(model, None, download=False), task)
+            require_architecture(open_checkpoint(model, revision, download=False), task)
         except ModelLoadError as error:
             raise InvalidJobError(str(error)) from None
     elif _is_path(model) and settings.database_url is None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from textmill.core.jobs import JobStatus
 from textmill.producer.summary import Summary, summarize
 from textmill.producer.terminal import duration, emit_json, number, say, share, shorten
 
@@ -70,11 +71,11 @@ class Moment:
         """``1,204 records/s, 3.8 s left``, or what the job waits for."""
         if self.rate:
             return f"{number(self.rate)} records/s, {duration(self.seconds_left)} left"
-        if self.summary.processed:
-            return "…"
+        if self.summary.status == JobStatus.PAUSED:
+            return f"paused: textmill resume {self.summary.job.id}"
         if not self.summary.workers:
             return self.starting or f"no live worker for queue {self.summary.job.queue!r}"
-        return "loading the model"
+        return "…" if self.summary.processed else "loading the model"
 
     def labels(self) -> str:
         """The most frequent labels so far, and the errors."""

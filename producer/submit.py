@@ -1,4 +1,4 @@
-"""Submitting a job: read the input as a stream, cut chunks, write them to SQL, then dispatch.
+"""Submitting a job: check it, have its input loaded into SQL, then dispatch.
 
 Memory is bounded by the records of the batch being written. A submission that fails leaves no half
 job; one that succeeds is in SQL, whether or not the broker is there to be told.
@@ -84,7 +84,7 @@ def validate_spec(spec: JobSpec, settings: Settings) -> JobSpec:
         raise InvalidJobError(
             f"max error rate {spec.max_error_rate!r} is no share of records: expected 0% to 100%"
         )
-    check_model(spec.model, task, settings)
+    check_model(spec.model, spec.revision, task, settings)
     return replace(spec, params=params.model_dump(exclude_defaults=True))
 
 

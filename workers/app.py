@@ -99,7 +99,11 @@ def main(arguments: list[str] | None = None) -> None:
     end_with_parent()
     load_plugins(settings.plugins)
     queues = tuple(given.queues.split(","))
-    run_worker(settings, WorkerOptions(given.id, given.device, queues, given.slots))
+    try:
+        run_worker(settings, WorkerOptions(given.id, given.device, queues, given.slots))
+    except TextmillError as error:
+        log.error("worker not started", reason=str(error))
+        raise SystemExit(error.exit_code) from None
 
 
 if __name__ == "__main__":

@@ -44,6 +44,10 @@ class Activity(StrEnum):
     FORWARD = "forward"
 
 
+class NoRoomError(RetryableError):
+    """A model does not fit beside those that are busy; the chunk is tried again later."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
     """Which model to load as what; equal requests share one engine.

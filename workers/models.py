@@ -11,11 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from threading import Condition, Lock
 
-from textmill.core.errors import EngineClosedError, ModelLoadError, RetryableError
+from textmill.core.errors import ConfigurationError, EngineClosedError, ModelLoadError
 from textmill.core.settings import Settings
 from textmill.workers import registry
 from textmill.workers.engine import Engine, EngineState
-from textmill.workers.items import DeviceOutOfMemoryError, ModelRequest, Runner
+from textmill.workers.items import DeviceOutOfMemoryError, ModelRequest, NoRoomError, Runner
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class ModelPool:
         load: Callable[[ModelRequest], Runner] = registry.load_runner,
         estimate: Callable[[ModelRequest], int] = registry.estimate_bytes,
     ) -> None:
-        self.device = registry.resolve_device(device) if device == "auto" else device
+        self.device = _resolve(device)
         self._limit_bytes = limit_bytes
         self._max_batch_tokens = max_batch_tokens
         self._max_wait_seconds = max_wait_seconds
@@ -78,7 +78,7 @@ class ModelPool:
         """The ready engine of this model, loaded now if need be; its device is the pool's.
 
         Blocks while the model loads or waits for room. Raises ModelLoadError (at once during the
-        back-off after a failed load), RetryableError if there is no room, EngineClosedError.
+        back-off after a failed load), NoRoomError, EngineClosedError.
         """
         request = replace(request, device=self.device)
         engine = self._ready(request)
@@ -177,7 +177,7 @@ class ModelPool:
                     return
                 victim = self._least_recently_used(young_too=False)
                 if victim is None and not self._wait_for_room(deadline):
-                    raise RetryableError(
+                    raise NoRoomError(
                         f"no room for a model of {needed_bytes / 1e9:.2f} GB: {used / 1e9:.2f} of "
                         f"{limit / 1e9:.2f} GB hold models that are busy or were just loaded"
                     )
@@ -253,6 +253,16 @@ class ModelPool:
     def _notify(self) -> None:
         with self._changed:
             self._changed.notify_all()
+
+
+def _resolve(device: str) -> str:
+    """The device, looked up; raises ConfigurationError for one this machine does not have."""
+    if device == "cpu":  # known without torch, which takes seconds to import
+        return device
+    try:
+        return registry.resolve_device(device)
+    except ModelLoadError as error:
+        raise ConfigurationError(str(error)) from None
 
 
 def _evictable_from(engine: Engine) -> float | None:

@@ -22,14 +22,14 @@ from textmill.core.errors import ServiceUnavailableError
 from textmill.core.messages import ChunkMessage
 from textmill.core.settings import Settings
 from textmill.db import sweep as sweeping
-from textmill.db import workers as registry
-from textmill.db.chunks import Claim, give_back, renew_leases
+from textmill.db import workers as worker_table
+from textmill.db.chunks import Claim, give_back, renew_leases, report_load_failure
 from textmill.db.schema import ensure_schema
 from textmill.db.session import Database
 from textmill.workers.gate import Gate
 from textmill.workers.models import ModelPool
 from textmill.workers.patience import patiently
-from textmill.workers.watchdog import HUNG_EXIT_CODE, find_hung_engine
+from textmill.workers.watchdog import REPLACE_EXIT_CODE, StarvationClock, find_fault
 
 R = TypeVar("R")
 
@@ -79,6 +79,8 @@ class WorkerProcess:
         self.stopping = threading.Event()
         self._holds: dict[tuple[int, int], Hold] = {}
         self.gate = Gate()
+        self._claims = 0
+        self._starvation = StarvationClock()
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -117,7 +119,7 @@ class WorkerProcess:
         self.pool.close()
         try:
             self.database.transact(give_back, self.options.id, crashed=False)
-            self.database.transact(registry.forget_worker, self.options.id)
+            self.database.transact(worker_table.forget_worker, self.options.id)
         except ServiceUnavailableError as error:
             log.warning("left without a word", reason=str(error))
         self.publisher.close()
@@ -130,6 +132,7 @@ class WorkerProcess:
         key = (claim.chunk_id, claim.attempt)
         with self._lock:
             self._holds[key] = hold
+            self._claims += 1
         try:
             yield hold
         finally:
@@ -145,10 +148,12 @@ class WorkerProcess:
 
     @property
     def _heartbeat_seconds(self) -> float:
-        return min(self.settings.lease_seconds / HEARTBEATS_PER_LEASE, registry.LIVE_SECONDS / 3)
+        return min(
+            self.settings.lease_seconds / HEARTBEATS_PER_LEASE, worker_table.LIVE_SECONDS / 3
+        )
 
     def _register(self) -> None:
-        info = registry.WorkerInfo(
+        info = worker_table.WorkerInfo(
             id=self.options.id,
             host=platform.node(),
             pid=os.getpid(),
@@ -156,7 +161,7 @@ class WorkerProcess:
             slots=self.options.slots,
             queues=served_queues(self.options.queues),
         )
-        self.database.transact(registry.register_worker, info)
+        self.database.transact(worker_table.register_worker, info)
 
     def _start_thread(self, name: str, action: Callable[[], None], pause: float) -> None:
         def loop() -> None:
@@ -182,19 +187,41 @@ class WorkerProcess:
             if key not in held:
                 log.info("chunk lost", chunk=key[0], attempt=key[1])
                 hold.lose()
-        self.database.transact(
-            registry.report_alive,
+        known = self.database.transact(
+            worker_table.report_alive,
             self.options.id,
             device=self.pool.device,
             models=self.pool.models(),
         )
+        if not known:  # swept away while this machine slept
+            self._register()
+
+    def _look_for_starvation(self) -> None:
+        with self.database.read() as connection:
+            waiting = {queue for queue, _ in sweeping.dispatched_queues(connection)}
+        mine = bool(waiting & set(served_queues(self.options.queues)))
+        free = self.options.slots - len(self._holds)
+        if self._starvation.is_starved(waiting=mine, free_slots=free, claims=self._claims):
+            self._replace("dispatched chunks wait, and no message arrives", REPLACE_EXIT_CODE)
 
     def _watch(self) -> None:
-        hung = find_hung_engine(self.pool.engines(), self.settings)
-        if hung is not None:
-            log.error("ending a hung worker", reason=hung)
-            os._exit(HUNG_EXIT_CODE)  # nothing gentler ends a thread inside a kernel
+        fault = find_fault(self.pool.engines(), self.settings)
+        if fault is not None:
+            if fault.unloadable is not None:
+                self._report_hung_load(fault.unloadable, fault.reason)
+            self._replace(fault.reason, fault.exit_code)
+
+    def _replace(self, reason: str, exit_code: int) -> None:
+        log.error("ending a hung worker", reason=reason)
+        os._exit(exit_code)  # nothing gentler ends a thread inside a kernel
+
+    def _report_hung_load(self, model: str, reason: str) -> None:
+        with self._lock:
+            claims = [hold.claim for hold in self._holds.values()]
+        for claim in (claim for claim in claims if claim.job.model == model):
+            self.database.transact(report_load_failure, claim, reason, place=self.place)
 
     def _sweep(self) -> None:
+        self._look_for_starvation()
         if self.database.transact(sweeping.take_turn, self.settings.sweep_seconds):
             sweeping.sweep_and_publish(self.database, self.settings, self.publisher)

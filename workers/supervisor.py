@@ -20,9 +20,9 @@ from types import FrameType
 import structlog
 
 from textmill.core.broker import Publisher
-from textmill.core.errors import InvalidJobError, TextmillError
+from textmill.core.errors import ConfigurationError, InvalidJobError, TextmillError
 from textmill.core.settings import Settings
-from textmill.db import workers as registry
+from textmill.db import workers as worker_table
 from textmill.db.chunks import give_back
 from textmill.db.session import Database
 from textmill.db.sweep import sweep_and_publish
@@ -165,6 +165,8 @@ class Supervisor:
                 log.warning("drain time is over", worker=child.id)
                 self._release(child, crashed=False)
                 child.signal(signal.SIGKILL)
+            elif child.process.returncode != 0:  # it died while it was to stop
+                self._release(child, crashed=False)
             child.process.wait()
 
     def _release(self, child: Child, *, crashed: bool) -> int:
@@ -176,12 +178,12 @@ class Supervisor:
             database = Database.open(self.settings)
             try:
                 chunks = database.transact(give_back, child.id, crashed=crashed)
-                database.transact(registry.forget_worker, child.id)
+                database.transact(worker_table.forget_worker, child.id)
                 if chunks and not self.stop_requests:
                     self._dispatch_again(database)
             finally:
                 database.close()
-        except TextmillError as error:
+        except Exception as error:  # whatever it is, the other devices go on
             log.warning("leases left to run out", worker=child.id, reason=str(error))
             return 0
         log.info("released", worker=child.id, chunks=chunks)
@@ -206,7 +208,12 @@ def find_devices(wanted: str) -> list[str]:
     Asks in a process of its own, because a parent that imported torch could not fork safely.
     """
     if wanted != "auto":
-        return [device.strip() for device in wanted.split(",") if device.strip()]
+        devices = [device.strip() for device in wanted.split(",") if device.strip()]
+        if not devices:
+            raise ConfigurationError(
+                f"--devices is {wanted!r}; expected auto, or a list such as cuda:0,cuda:1 or cpu"
+            )
+        return devices
     if not os.path.exists("/dev/nvidiactl"):  # noqa: PTH110 - a device file, not a path of ours
         return ["auto"]
     found = subprocess.run(

@@ -32,7 +32,7 @@ from textmill.db.chunks import (
 )
 from textmill.db.dispatch import fill_window, window_size
 from textmill.db.results import ResultRow, hash_text, to_json
-from textmill.workers.items import ModelRequest, Output
+from textmill.workers.items import DeviceLostError, ModelRequest, NoRoomError, Output
 from textmill.workers.process import Hold, WorkerProcess
 
 log = structlog.get_logger("textmill.worker")
@@ -52,7 +52,7 @@ def process_chunk(worker: WorkerProcess, chunk_id: int, attempt: int) -> None:
                 claim = _claim(worker, chunk_id, attempt, alone=True)
                 if claim is not None:
                     _process_suspect(worker, claim)
-    except ServiceUnavailableError as error:  # stopping while the database is away
+    except (ServiceUnavailableError, RetryableError) as error:
         log.warning("message left to sweep", chunk=chunk_id, reason=str(error))
 
 
@@ -223,7 +223,8 @@ def _give_back(worker: WorkerProcess, claim: Claim, error: Exception) -> None:
     expected = isinstance(error, RetryableError)
     reason = str(error) if expected else f"{type(error).__name__}: {error}"
     log.warning("chunk given back", chunk=claim.chunk_id, reason=reason, exc_info=not expected)
-    failed = not worker.stopping.is_set()  # what a stopping worker drops is no failure
+    # What a stopping worker drops, a lost device or a full one is no fault that returns elsewhere.
+    failed = not worker.stopping.is_set() and not isinstance(error, DeviceLostError | NoRoomError)
     try:
         worker.database.transact(give_back_chunk, claim, reason, failed=failed)
     except ServiceUnavailableError as unavailable:

@@ -1,30 +1,61 @@
-"""The watchdog: a worker whose engine hangs ends itself, and the supervisor starts a new one.
+"""The watchdog: what is wrong with this worker that only a new process mends.
 
-A hung kernel cannot be interrupted from Python, and a thread cannot be killed, so the process is.
+A hung kernel cannot be interrupted from Python, a lost device stays lost until its process ends,
+and a consumer that has lost its broker without noticing looks alive. The supervisor starts anew.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from textmill.core.settings import Settings
 from textmill.workers.engine import Engine
-from textmill.workers.items import Activity
+from textmill.workers.items import Activity, DeviceLostError
 
-HUNG_EXIT_CODE = 70
+HUNG_EXIT_CODE = 70  # a batch hangs: counts as a crash of the chunks that are held
+REPLACE_EXIT_CODE = 71  # nothing that a chunk has done
+STARVED_SECONDS = 60.0
 
 
-def find_hung_engine(engines: Iterable[Engine], settings: Settings) -> str | None:
-    """What hangs and for how long, or None. Limits are those of the settings, in seconds."""
-    limits = {
-        Activity.LOAD: settings.load_timeout_seconds,
-        Activity.WARM_UP: settings.load_timeout_seconds,
-        Activity.FORWARD: settings.batch_timeout_seconds,
-    }
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why the process must end, with which exit code, and the model if its load is to blame."""
+
+    reason: str
+    exit_code: int
+    unloadable: str | None = None
+
+
+def find_fault(engines: Iterable[Engine], settings: Settings) -> Fault | None:
+    """The first fault of any engine; time limits are those of the settings, in seconds."""
     for engine in engines:
-        activity = engine.activity
+        if isinstance(engine.failure, DeviceLostError):
+            return Fault(str(engine.failure), REPLACE_EXIT_CODE)
         silent = time.monotonic() - engine.last_progress
-        if activity in limits and silent > limits[activity]:
-            return f"model {engine.name} has been in {activity} for {silent:.0f} s"
+        if engine.activity == Activity.FORWARD and silent > settings.batch_timeout_seconds:
+            reason = f"model {engine.name} has been in a batch for {silent:.0f} s"
+            return Fault(reason, HUNG_EXIT_CODE)
+        loads = engine.activity in (Activity.LOAD, Activity.WARM_UP)
+        if loads and silent > settings.load_timeout_seconds:
+            reason = f"model {engine.name} has been loading for {silent:.0f} s"
+            return Fault(reason, REPLACE_EXIT_CODE, unloadable=engine.name)
     return None
+
+
+class StarvationClock:
+    """How long dispatched chunks have waited beside free slots without a single claim."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._claims = 0
+
+    def is_starved(self, *, waiting: bool, free_slots: int, claims: int) -> bool:
+        """True once that has lasted ``STARVED_SECONDS``; called again and again."""
+        if not waiting or free_slots <= 0 or claims != self._claims:
+            self._since, self._claims = None, claims
+            return False
+        if self._since is None:
+            self._since = time.monotonic()
+        return time.monotonic() - self._since > STARVED_SECONDS

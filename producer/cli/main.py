@@ -25,7 +25,8 @@ from textmill.producer.cli import (
 from textmill.producer.terminal import say
 
 EPILOG = (
-    "Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 done with record errors. "
+    "Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 done with record errors, "
+    "130 Ctrl-C. "
     "Every command has --help with examples."
 )
 
@@ -67,3 +68,7 @@ def main() -> None:
     except BrokenPipeError:  # `textmill results … | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:  # a full or read-only disk, wherever it is met
+        about = f"{error.filename}: " if error.filename else ""
+        say(f"error: {about}{error.strerror or error}")
+        sys.exit(1)

@@ -73,24 +73,38 @@ def run(
       textmill run --resume 06h0hkxf
     """
     given = dict(locals())
-    submission = None if resume else make_submission(**given)
+    if resume is not None:
+        if inputs or dry_run:
+            raise typer.BadParameter("takes no INPUT and no --dry-run", param_hint="--resume")
+        submission = None
+    else:
+        submission = make_submission(**given)
     with open_context() as context:
-        if dry_run and submission:
+        if submission is None:
+            job_id, queue = _resume(context, str(resume))
+        elif dry_run:
             show_dry_run(context, submission, json=json)
             return
-        if resume:
-            job = context.job(resume)
-            job_id, queue = job.id, job.queue
         else:
-            assert submission is not None
-            submission.check(context.settings)
+            submission.check(context.settings)  # before anything is started
         with _services(context, devices, queue) as started:
-            if submission:
+            if submission is not None:
                 job_id = submit_records(context, submission).job_id
             summary = _watch(context, job_id, started, json=json)
     if json:
         emit_json(summary.as_dict())
     raise typer.Exit(summary.exit_code)
+
+
+def _resume(context: Context, reference: str) -> tuple[str, str]:
+    """The job to go on with and its queue; a paused one is let go."""
+    from textmill.core.jobs import JobStatus
+    from textmill.db.jobs import resume_job
+
+    job = context.job(reference)
+    if job.status == JobStatus.PAUSED:
+        context.database.transact(resume_job, job.id)
+    return job.id, job.queue
 
 
 @contextmanager
@@ -124,13 +138,18 @@ def _watch(
 ) -> Summary:
     """Watch to the end, or say how to go on after Ctrl-C."""
     from textmill.core.errors import ServiceUnavailableError
+    from textmill.db.jobs import get_job
+    from textmill.db.workers import live_workers
     from textmill.producer.progress import watch_job
     from textmill.producer.summary import describe_job
 
     def worker_ended() -> str | None:
-        if started is None or started.poll() is None:
-            return None
-        return f"the worker ended with exit code {started.returncode}"
+        if started is not None and started.poll() is not None:
+            return f"the worker ended with exit code {started.returncode}"
+        with context.database.read() as connection:
+            queue = get_job(connection, job_id).queue
+            gone = started is None and not live_workers(connection, queue)
+        return f"the last live worker of queue {queue!r} is gone" if gone else None
 
     say(f"job {job_id}")
     try:
@@ -147,7 +166,8 @@ def _watch(
         raise typer.Exit(130) from None
     if not summary.ended:
         raise ServiceUnavailableError(
-            f"{worker_ended()}; job {job_id} is kept. See {worker_log(context.settings)}"
+            f"{worker_ended()}; job {job_id} is kept: `textmill run --resume {job_id}` goes on. "
+            f"The worker's log: {worker_log(context.settings)}"
         )
     if not json:
         print(describe_job(summary, context.settings))

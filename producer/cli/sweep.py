@@ -26,3 +26,5 @@ def sweep(json: o.Json = False) -> None:
             f"again, {len(report.messages) - report.republished} chunks dispatched, "
             f"{len(report.dead_loads)} dead submissions removed"
         )
+        if report.unpublished:
+            say(f"note: not published yet: {report.unpublished}")

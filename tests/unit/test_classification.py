@@ -332,7 +332,7 @@ def test_close_frees_the_model_and_outputs_can_still_be_joined(plain: Path) -> N
 
 def test_refuses_an_absent_folder() -> None:
     assert refusal("/no/such/model") == (
-        "model folder '/no/such/model' does not exist on this worker"
+        "model folder '/no/such/model' does not exist on this machine"
     )
 
 
@@ -340,8 +340,8 @@ def test_refuses_a_hub_model_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch)
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert "is no folder on this worker, is not in its cache" in refusal("nobody/nothing")
-    assert "neither a folder on this worker nor a name on the hub" in refusal("not a/name/at all")
+    assert "is no folder on this machine, is not in its cache" in refusal("nobody/nothing")
+    assert "neither a folder on this machine nor a name on the hub" in refusal("not a/name/at all")
 
 
 def test_refuses_a_revision_of_a_folder(plain: Path) -> None:

@@ -1,4 +1,4 @@
-"""State changes of whole jobs: loading, cancel, pause, resume, retry, fail.
+"""State changes of whole jobs (cancel, pause, resume, fail, close), and finding them.
 
 Each function takes an open write transaction and keeps the lock order: chunks by id, then the job.
 """

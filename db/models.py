@@ -128,7 +128,7 @@ label_counts = Table(
 workers = Table(
     "workers",
     metadata,
-    Column("id", Text, primary_key=True, comment="host:pid:random"),
+    Column("id", Text, primary_key=True, comment="host:device:random"),
     Column("host", Text, nullable=False),
     Column("pid", Integer, nullable=False),
     Column("device", Text, nullable=False),

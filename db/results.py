@@ -1,4 +1,4 @@
-"""Result rows: the bulk write of a completed chunk, and the queries people ask.
+"""Result rows: the bulk write of a completed chunk.
 
 The write is the hot path of the whole product: COPY on PostgreSQL, one prepared multi-row insert
 on SQLite, both below SQLAlchemy's per-row machinery.

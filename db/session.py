@@ -1,7 +1,7 @@
 """Opening the database: one `Database` a process, short transactions, bounded retries.
 
-The same code runs on SQLite and PostgreSQL; everything that differs between them is in this file,
-``clock.py`` and the bulk write in ``results.py``.
+The same code runs on SQLite and PostgreSQL; connections, transactions and errors differ here, the
+rest of what differs is ``clock.py``, the bulk write, the upsert of label counts and two filters.
 """
 
 from __future__ import annotations

@@ -91,8 +91,8 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     settings = load_settings()
     configure_logging(settings)
-    # A chunk makes thousands of objects at once, all short-lived: at Python's default thresholds
-    # the collector ran for half of the time of four busy slots.
+    # A chunk makes thousands of objects at once, none of them in cycles: at Python's default
+    # thresholds the collector would look through them again and again.
     gc.set_threshold(50_000, 20, 100)
     # Celery warns of root because of pickles, which are refused here; containers run as root.
     warnings.filterwarnings("ignore", category=SecurityWarning)

@@ -6,6 +6,7 @@ labels that the collection knows, on the test split only.
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections import Counter
@@ -32,17 +33,21 @@ def main() -> int:
     """Run the job, print the summary; returns the exit code of the run."""
     command = [str(TEXTMILL), "run", str(FOLDER / "sms_spam.tsv")]
     command += ["--task", "classification", "--model", str(FOLDER / "model"), "--id-column", "id"]
-    print("$ " + " ".join(command).replace(f"{Path.cwd()}/", ""), flush=True)
+    print("$ " + " ".join(map(_short, command)), flush=True)
     done = subprocess.run([*command, "--json"], stdout=subprocess.PIPE, check=False)
     if done.returncode != 0:
         return done.returncode
-    job = Job("last")
+    job = Job(json.loads(done.stdout)["id"])
     _print_summary(job)
     _print_agreement(job)
     _print_most_confident(job)
     print(f"\ndatabase  {database_place(load_settings())}")
-    print(f"next      textmill results {job.id} --label spam --search free")
+    print(f"next      {_short(TEXTMILL)} results {job.id} --label spam --search free")
     return 0
+
+
+def _short(word: str | Path) -> str:
+    return str(word).removeprefix(f"{Path.cwd()}/")
 
 
 def _print_summary(job: Job) -> None:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from textmill.producer.cli import options as o
 from textmill.producer.cli.context import Context, open_context
 from textmill.producer.terminal import ago, emit_json, number, say, share, table
-
-if TYPE_CHECKING:
-    pass
 
 Count = Annotated[int, typer.Option("--limit", help="How many, the latest first.", min=1)]
 Status = Annotated[str | None, typer.Option(help="Only jobs of this status.", show_default=False)]

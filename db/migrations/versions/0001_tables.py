@@ -155,7 +155,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "workers",
-        sa.Column("id", sa.Text(), nullable=False, comment="host:pid:random"),
+        sa.Column("id", sa.Text(), nullable=False, comment="host:device:random"),
         sa.Column("host", sa.Text(), nullable=False),
         sa.Column("pid", sa.Integer(), nullable=False),
         sa.Column("device", sa.Text(), nullable=False),

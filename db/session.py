@@ -32,6 +32,7 @@ R = TypeVar("R")
 
 RETRIED_SQLSTATES = {"40001", "40P01", "55P03"}  # serialization, deadlock, lock not available
 RETRIES = 8
+PRAGMA_TRIES = 100
 POSTGRESQL_CONNECT_ARGS = {
     "connect_timeout": 5,
     "application_name": "textmill",
@@ -190,7 +191,7 @@ def _prepare_sqlite(engine: Engine) -> None:
     def _connect(connection: sqlite3.Connection, record: Any) -> None:
         connection.isolation_level = None  # BEGIN is ours: see _begin
         for pragma in SQLITE_PRAGMAS:
-            connection.execute(pragma)
+            _execute_pragma(connection, pragma)
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
@@ -198,6 +199,20 @@ def _prepare_sqlite(engine: Engine) -> None:
         # with SQLITE_BUSY at once. Writers therefore take the lock at the start.
         write = connection.get_execution_options().get("textmill_write")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def _execute_pragma(connection: sqlite3.Connection, pragma: str) -> None:
+    """Run a pragma; two processes that switch a new file to WAL at once ignore busy_timeout."""
+    for _ in range(PRAGMA_TRIES):
+        try:
+            connection.execute(pragma)
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error):
+                raise
+            time.sleep(0.05)
+        else:
+            return
+    connection.execute(pragma)
 
 
 def _may_retry(error: DBAPIError) -> bool:

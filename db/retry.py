@@ -18,6 +18,18 @@ RETRYABLE = (JobStatus.FAILED, JobStatus.COMPLETED_WITH_ERRORS)
 DELETED_AT_ONCE = 500  # below the number of parameters SQLite takes in one statement
 
 
+def has_retryable(connection: Connection, job_id: str) -> bool:
+    """True if the job has ended in a way that ``retry_job`` can mend."""
+    inputs = (
+        select(payloads.c.chunk_id)
+        .join(chunks, chunks.c.id == payloads.c.chunk_id)
+        .join(jobs, jobs.c.id == chunks.c.job_id)
+        .where(jobs.c.id == job_id, jobs.c.status.in_([status.value for status in RETRYABLE]))
+        .limit(1)
+    )
+    return connection.scalar(inputs) is not None
+
+
 def retry_job(connection: Connection, job_id: str) -> int:
     """Queue the job again and return how many records will run.
 

@@ -32,6 +32,8 @@ class RateMeter:
     def update(self, processed: int) -> float | None:
         """The rate after this observation; None until something moved."""
         now = time.monotonic()
+        if not processed:
+            self._seen.clear()  # the time a model takes to load says nothing about the rate
         self._seen.append((now, processed))
         while len(self._seen) > 2 and now - self._seen[0][0] > RATE_SECONDS:
             self._seen.popleft()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from textmill.core.jobs import ENDED, JobStatus
 from textmill.db.jobs import get_job
 from textmill.db.queries import LabelCount, count_errors, count_labels
+from textmill.db.retry import has_retryable
 from textmill.db.workers import live_workers
 from textmill.producer.terminal import duration, number, share, shorten, table
 
@@ -36,6 +37,7 @@ class Summary:
     labels: list[LabelCount]
     errors: list[tuple[str, int, str]]
     workers: list[Row[Any]]
+    retryable: bool = False  # something of it can run again
 
     @property
     def status(self) -> JobStatus:
@@ -89,7 +91,11 @@ def summarize(database: Database, job_id: str, *, errors: bool = True) -> Summar
         job = get_job(connection, job_id)
         reasons = count_errors(connection, job_id) if errors and job.error_records else []
         return Summary(
-            job, count_labels(connection, job_id), reasons, live_workers(connection, job.queue)
+            job,
+            count_labels(connection, job_id),
+            reasons,
+            live_workers(connection, job.queue),
+            has_retryable(connection, job_id) if errors else False,
         )
 
 
@@ -181,6 +187,6 @@ def next_steps(summary: Summary, settings: Settings) -> list[str]:
         lines.append(f"next      textmill results {job_id}")
     if summary.job.error_records:
         lines.append(f"          textmill results {job_id} --errors")
-    if summary.status in (JobStatus.FAILED, JobStatus.COMPLETED_WITH_ERRORS):
+    if summary.retryable:
         lines.append(f"          textmill retry {job_id}")
     return lines

@@ -65,6 +65,9 @@ def main() -> None:
     except TextmillError as error:
         say(f"error: {error}")
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        say("interrupted")
+        sys.exit(130)
     except BrokenPipeError:  # `textmill results … | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

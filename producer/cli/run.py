@@ -119,7 +119,8 @@ def _services(
         with context.database.read() as connection:
             live = live_workers(connection, queue)
         if live:
-            say(f"using {len(live)} live worker{'s' * (len(live) > 1)} of queue {queue!r}")
+            ignored = "" if devices == "auto" else f"; --devices {devices} is not used"
+            say(f"using {len(live)} live worker{'s' * (len(live) > 1)} of queue {queue!r}{ignored}")
             yield None
             return
         require_worker_packages()

@@ -176,6 +176,9 @@ def submit_records(context: Context, submission: Submission) -> Submitted:
                 lease_seconds=context.settings.lease_seconds,
                 progress=_LoadProgress(),
             )
+        except KeyboardInterrupt:
+            say("interrupted: nothing was submitted")
+            raise
         finally:
             _LoadProgress.clear()
     if submitted.existing:

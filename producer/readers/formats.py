@@ -79,6 +79,12 @@ def open_source(path: str | Path, options: ReadOptions) -> Source:
     blocks = Blocks(path, lone_cr_ends_line=kind in ("csv", "tsv"))
     if kind is None:
         kind = "jsonl" if blocks.first.lstrip()[:1] == b"{" else "text"
+        if kind == "text" and (options.columns or options.id_column):
+            blocks.close()
+            raise InputError(
+                f"{blocks.name}: columns are named, but its format cannot be told; "
+                "pass --format csv, tsv or jsonl"
+            )
     try:
         if kind == "jsonl":
             return JsonLinesSource(blocks)

@@ -154,6 +154,43 @@ def test_a_broker_that_is_away_does_not_refuse_a_job(shell: Shell) -> None:
     assert shell.rows("jobs")[0]["status"] == "queued"
 
 
+@pytest.mark.parametrize(
+    "url",
+    ["nonsense://x", "redis://127.0.0.1:abc/0", "redis://:pa#s3cret@h:6379/0", "redis://h/some"],
+)
+def test_a_broker_url_that_cannot_be_meant_stops_before_anything_is_written(
+    shell: Shell, url: str
+) -> None:
+    shell.env["TEXTMILL_BROKER_URL"] = url
+    done = shell.run("submit", shell.write("texts.txt", "a\n"), *FAKE)
+    assert_user_error(done, "TEXTMILL_BROKER_URL", "redis://:PASSWORD@HOST")
+    assert "s3cret" not in done.stderr
+    shell.assert_nothing_written()
+
+
+@pytest.mark.parametrize(("devices", "says"), [("bogus", "'bogus'"), (",", "--devices")])
+def test_a_device_that_is_not_there_stops_the_worker(shell: Shell, devices: str, says: str) -> None:
+    worker = shell.start("worker", "--devices", devices)
+    assert worker.wait(90) == 2
+    log = (shell.folder / "worker.log").read_text()
+    assert says in log
+    assert "Traceback" not in log
+    assert shell.workers() == []
+
+
+def test_columns_of_stdin_need_a_format(shell: Shell) -> None:
+    done = shell.run("submit", "-", *FAKE, "--text-column", "body", stdin=CSV)
+    assert_user_error(done, "stdin", "--format csv")
+    shell.assert_nothing_written()
+
+
+def test_a_retry_that_would_be_refused_is_not_advised(shell: Shell) -> None:
+    shell.run("run", shell.write("texts.txt", "one\n\n"), "--devices", "cpu", *FAKE)
+    shown = shell.run("show", "last").stdout
+    assert "--errors" in shown
+    assert "textmill retry" not in shown
+
+
 @pytest.mark.parametrize("hangs", [False, True])
 def test_a_database_that_does_not_answer_is_said(shell: Shell, hangs: bool) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:

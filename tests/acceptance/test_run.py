@@ -129,3 +129,12 @@ def test_results_search_ignores_case(shell: Shell, search: str) -> None:
     shell.run("run", texts, "--devices", "cpu", *FAKE)
     done = shell.run("results", "last", "--search", search, "--format", "jsonl")
     assert len(done.stdout.splitlines()) == 1
+
+
+def test_run_resumes_a_paused_job_and_takes_no_input_with_it(shell: Shell) -> None:
+    texts = shell.write("texts.txt", "a\nb\n")
+    shell.submit(texts, *FAKE)
+    assert shell.run("pause", "last").returncode == 0
+    assert_user_error(shell.run("run", texts, "--resume", "last"), "--resume")
+    assert shell.run("run", "--resume", "last", "--devices", "cpu").returncode == 0
+    assert [row["output"] for row in shell.rows("results")] == ["A", "B"]

@@ -1,0 +1,70 @@
+"""What the watchdog takes for a fault: hung batches, hung loads, lost devices, starvation."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from textmill.core.settings import Settings
+from textmill.workers import watchdog
+from textmill.workers.items import Activity, DeviceLostError
+from textmill.workers.watchdog import (
+    HUNG_EXIT_CODE,
+    REPLACE_EXIT_CODE,
+    StarvationClock,
+    find_fault,
+)
+
+LIMITS = Settings(batch_timeout_seconds=10, load_timeout_seconds=100)
+
+
+def engine(activity: Activity, silent: float, failure: Exception | None = None) -> Any:
+    began = time.monotonic() - silent
+    return cast(
+        Any,
+        SimpleNamespace(name="m", activity=activity, last_progress=began, failure=failure),
+    )
+
+
+@pytest.mark.parametrize(
+    ("found", "exit_code", "unloadable"),
+    [
+        (engine(Activity.FORWARD, 11), HUNG_EXIT_CODE, None),
+        (engine(Activity.LOAD, 101), REPLACE_EXIT_CODE, "m"),
+        (engine(Activity.WARM_UP, 101), REPLACE_EXIT_CODE, "m"),
+        (engine(Activity.IDLE, 0, DeviceLostError("gone")), REPLACE_EXIT_CODE, None),
+    ],
+)
+def test_a_fault_is_found_with_what_it_counts_as(
+    found: Any, exit_code: int, unloadable: str | None
+) -> None:
+    fault = find_fault([engine(Activity.IDLE, 1000), found], LIMITS)
+    assert fault is not None
+    assert (fault.exit_code, fault.unloadable) == (exit_code, unloadable)
+
+
+def test_work_within_its_time_is_no_fault() -> None:
+    assert find_fault([engine(Activity.FORWARD, 9), engine(Activity.LOAD, 99)], LIMITS) is None
+
+
+def test_a_worker_is_starved_only_after_a_while_without_any_claim(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = StarvationClock()
+    moment = 1000.0
+    monkeypatch.setattr(watchdog, "time", SimpleNamespace(monotonic=lambda: moment))
+    assert not clock.is_starved(waiting=True, free_slots=2, claims=1)
+    moment += 50
+    assert not clock.is_starved(waiting=True, free_slots=2, claims=1)
+    moment += 50
+    assert not clock.is_starved(waiting=True, free_slots=2, claims=2), "it has claimed meanwhile"
+    moment += 1
+    assert not clock.is_starved(waiting=True, free_slots=2, claims=2)
+    moment += 61
+    assert not clock.is_starved(waiting=False, free_slots=2, claims=2)
+    assert not clock.is_starved(waiting=True, free_slots=2, claims=2)
+    moment += 61
+    assert clock.is_starved(waiting=True, free_slots=2, claims=2)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     Float,
     Row,
@@ -166,14 +167,19 @@ def complete_chunk(
     return fill_window(connection, job.id, window)
 
 
+def still_ours(claim: Claim) -> tuple[ColumnElement[bool], ...]:
+    """The fence: true of the chunk's row while this claim is the last one."""
+    return (
+        chunks.c.id == claim.chunk_id,
+        chunks.c.attempt == claim.attempt,
+        chunks.c.status == ChunkStatus.RUNNING.value,
+    )
+
+
 def _pass_fence(connection: Connection, claim: Claim) -> None:
     passed = connection.execute(
         update(chunks)
-        .where(
-            chunks.c.id == claim.chunk_id,
-            chunks.c.attempt == claim.attempt,
-            chunks.c.status == ChunkStatus.RUNNING.value,
-        )
+        .where(*still_ours(claim))
         .values(status=ChunkStatus.DONE.value, lease_owner=None, lease_expires_at=None)
     )
     if passed.rowcount != 1:
@@ -291,11 +297,7 @@ def give_back_chunk(
     """
     returned = connection.execute(
         update(chunks)
-        .where(
-            chunks.c.id == claim.chunk_id,
-            chunks.c.attempt == claim.attempt,
-            chunks.c.status == ChunkStatus.RUNNING.value,
-        )
+        .where(*still_ours(claim))
         .values(
             status=ChunkStatus.PENDING.value,
             lease_owner=None,

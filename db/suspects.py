@@ -11,7 +11,7 @@ from sqlalchemy import Connection, delete, select, update
 
 from textmill.core.errors import RecordError
 from textmill.core.jobs import ChunkStatus
-from textmill.db.chunks import Claim
+from textmill.db.chunks import Claim, still_ours
 from textmill.db.loading import NewChunk, insert_chunks
 from textmill.db.models import chunks, payloads
 from textmill.db.payloads import encode_payload
@@ -41,11 +41,7 @@ def split_chunk(connection: Connection, claim: Claim) -> None:
     """Replace a claimed chunk by its two halves, which run alone too; nothing if it was lost."""
     split = connection.execute(
         update(chunks)
-        .where(
-            chunks.c.id == claim.chunk_id,
-            chunks.c.attempt == claim.attempt,
-            chunks.c.status == ChunkStatus.RUNNING.value,
-        )
+        .where(*still_ours(claim))
         .values(status=ChunkStatus.SPLIT.value, lease_owner=None, lease_expires_at=None)
     )
     if split.rowcount != 1:

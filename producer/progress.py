@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -122,15 +123,16 @@ def watch_job(
     return summarize(database, job_id)
 
 
-class _Display:
+class _Display(ABC):
     def __enter__(self) -> _Display:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        pass
+        return None
 
+    @abstractmethod
     def show(self, moment: Moment) -> None:
-        raise NotImplementedError
+        """Bring what is shown up to this moment."""
 
 
 class _Lines(_Display):

@@ -101,7 +101,8 @@ class Loader:
         with IdCheck() as ids, self._renewing():
             check: Callable[[str, int], None] | None = ids.add if reader.id_column else None
             for record in reader:
-                if check is not None:
+                # A bad row may be called after its index, for want of an id: it is no duplicate.
+                if check is not None and isinstance(record, Record):
                     check(record.record_id, record.index + 1)
                 self._add(record)
             ids.finish()

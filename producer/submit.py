@@ -184,7 +184,7 @@ def iter_dry(reader: RecordReader) -> Iterator[Record | BadRecord]:
     """Every record, with duplicate ids found, and nothing written (``--dry-run``)."""
     with IdCheck() as ids:
         for record in reader:
-            if reader.id_column:
+            if reader.id_column and isinstance(record, Record):
                 ids.add(record.record_id, record.index + 1)
             yield record
         ids.finish()

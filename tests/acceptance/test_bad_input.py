@@ -121,6 +121,16 @@ def test_skip_bad_turns_bad_rows_into_error_rows_at_once(shell: Shell) -> None:
     assert shell.rows("jobs")[0]["error_records"] == 3
 
 
+def test_a_bad_row_without_an_id_is_no_duplicate_of_a_real_one(shell: Shell) -> None:
+    # The ragged row is called after its index, 1, which is also the id of the first.
+    table = shell.write("a.csv", "id,text\n1,first\n2,a,b\n3,third\n")
+    words = ["submit", table, *FAKE, "--id-column", "id", "--skip-bad"]
+    assert "(1 bad)" in shell.run(*words, "--dry-run").stderr
+    done = shell.run(*words)
+    assert done.returncode == 0, done.stderr
+    assert shell.rows("jobs")[0]["total_records"] == 3
+
+
 def test_long_texts_are_cut_and_marked_or_refused(shell: Shell) -> None:
     texts = shell.write("texts.txt", "short one\n" + "word " * 2000 + "\n")
     assert shell.run("run", texts, "--model", MODEL, "--devices", "cpu").returncode == 0

@@ -60,6 +60,16 @@ class Settings(BaseSettings):
     batch_timeout_seconds: float = Field(
         default=300, gt=0, description="a batch that takes longer counts as hung"
     )
+    dispatch_grace_seconds: float = Field(
+        default=10,
+        gt=0,
+        description="a message not consumed for so long beside an empty queue is lost",
+    )
+    starvation_seconds: float = Field(
+        default=60,
+        gt=0,
+        description="a worker that gets no message for so long, though chunks wait, is replaced",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="debug, info, warning or error; texts are never logged"
     )

@@ -23,7 +23,6 @@ from textmill.db.session import Database
 from textmill.db.workers import forget_lost_workers
 
 MAX_CHUNKS = 1000  # changed by one round, so that its transaction stays short
-GRACE_SECONDS = 10.0  # a message younger than this is still on its way
 MAX_DOUBLINGS = 10
 
 
@@ -50,12 +49,12 @@ def take_turn(connection: Connection, interval_seconds: float) -> bool:
 
 
 def sweep_once(
-    database: Database, *, idle_queues: set[tuple[str, str]], grace_seconds: float = GRACE_SECONDS
+    database: Database, *, idle_queues: set[tuple[str, str]], grace_seconds: float
 ) -> SweepReport:
     """One round in short transactions; the caller publishes ``messages``.
 
     ``idle_queues`` holds the (queue, priority) pairs whose Redis list was empty just now: a chunk
-    dispatched to one of them longer ago than the grace has lost its message.
+    dispatched to one of them longer ago than ``grace_seconds`` has lost its message.
     """
     report = SweepReport()
     report.stalled = database.transact(release_stalled)
@@ -188,7 +187,7 @@ def sweep_and_publish(database: Database, settings: Settings, publisher: Publish
     except ServiceUnavailableError:
         lengths = {}  # nothing can be said about any queue: only old dispatches are repeated
     idle = {pair for pair in waiting if lengths.get(queue_name(*pair)) == 0}
-    report = sweep_once(database, idle_queues=idle)
+    report = sweep_once(database, idle_queues=idle, grace_seconds=settings.dispatch_grace_seconds)
     try:
         publisher.publish(report.messages)
     except ServiceUnavailableError as error:

@@ -19,6 +19,11 @@ class Gate:
         self._waiting_alone = 0
         self._taken = False
 
+    @property
+    def closed(self) -> bool:
+        """True while somebody is alone inside, or waits to be."""
+        return self._taken or self._waiting_alone > 0
+
     @contextmanager
     def shared(self) -> Iterator[None]:
         """Let in beside others."""

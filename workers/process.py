@@ -79,8 +79,9 @@ class WorkerProcess:
         self.stopping = threading.Event()
         self._holds: dict[tuple[int, int], Hold] = {}
         self.gate = Gate()
-        self._claims = 0
-        self._starvation = StarvationClock()
+        self._messages = 0
+        self._in_hand = 0
+        self._starvation = StarvationClock(settings.starvation_seconds)
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -126,13 +127,24 @@ class WorkerProcess:
         self.database.close()
 
     @contextmanager
+    def handling(self) -> Iterator[None]:
+        """A message is in hand inside this block: a slot is taken."""
+        with self._lock:
+            self._messages += 1
+            self._in_hand += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._in_hand -= 1
+
+    @contextmanager
     def holding(self, claim: Claim) -> Iterator[Hold]:
         """The claim's lease is renewed inside this block."""
         hold = Hold(claim)
         key = (claim.chunk_id, claim.attempt)
         with self._lock:
             self._holds[key] = hold
-            self._claims += 1
         try:
             yield hold
         finally:
@@ -200,8 +212,9 @@ class WorkerProcess:
         with self.database.read() as connection:
             waiting = {queue for queue, _ in sweeping.dispatched_queues(connection)}
         mine = bool(waiting & set(served_queues(self.options.queues)))
-        free = self.options.slots - len(self._holds)
-        if self._starvation.is_starved(waiting=mine, free_slots=free, claims=self._claims):
+        # A suspect that runs alone keeps the other slots waiting, however long it takes.
+        free = 0 if self.gate.closed else self.options.slots - self._in_hand
+        if self._starvation.is_starved(waiting=mine, free_slots=free, messages=self._messages):
             self._replace("dispatched chunks wait, and no message arrives", REPLACE_EXIT_CODE)
 
     def _watch(self) -> None:

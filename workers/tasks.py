@@ -41,19 +41,24 @@ log = structlog.get_logger("textmill.worker")
 def process_chunk(worker: WorkerProcess, chunk_id: int, attempt: int) -> None:
     """Handle one message; never raises for what a chunk or a service can do wrong."""
     try:
-        with worker.gate.shared():
-            claim = _claim(worker, chunk_id, attempt, alone=False)
-            if claim is not None:
-                _process(worker, claim)
-                return
-        # The gate is taken before the claim: a chunk that only waits must not count a crash.
-        if worker.patiently(lambda: _is_suspect(worker, chunk_id, attempt), "database"):
-            with worker.gate.alone():
-                claim = _claim(worker, chunk_id, attempt, alone=True)
-                if claim is not None:
-                    _process_suspect(worker, claim)
+        with worker.handling():
+            _handle(worker, chunk_id, attempt)
     except (ServiceUnavailableError, RetryableError) as error:
         log.warning("message left to sweep", chunk=chunk_id, reason=str(error))
+
+
+def _handle(worker: WorkerProcess, chunk_id: int, attempt: int) -> None:
+    with worker.gate.shared():
+        claim = _claim(worker, chunk_id, attempt, alone=False)
+        if claim is not None:
+            _process(worker, claim)
+            return
+    # The gate is taken before the claim: a chunk that only waits must not count a crash.
+    if worker.patiently(lambda: _is_suspect(worker, chunk_id, attempt), "database"):
+        with worker.gate.alone():
+            claim = _claim(worker, chunk_id, attempt, alone=True)
+            if claim is not None:
+                _process_suspect(worker, claim)
 
 
 def _claim(worker: WorkerProcess, chunk_id: int, attempt: int, *, alone: bool) -> Claim | None:

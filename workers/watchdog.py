@@ -16,7 +16,6 @@ from textmill.workers.items import Activity, DeviceLostError
 
 HUNG_EXIT_CODE = 70  # a batch hangs: counts as a crash of the chunks that are held
 REPLACE_EXIT_CODE = 71  # nothing that a chunk has done
-STARVED_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +44,21 @@ def find_fault(engines: Iterable[Engine], settings: Settings) -> Fault | None:
 
 
 class StarvationClock:
-    """How long dispatched chunks have waited beside free slots without a single claim."""
+    """How long dispatched chunks have waited beside free slots without a single message."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit_seconds: float) -> None:
+        self._limit_seconds = limit_seconds
         self._since: float | None = None
-        self._claims = 0
+        self._messages = 0
 
-    def is_starved(self, *, waiting: bool, free_slots: int, claims: int) -> bool:
-        """True once that has lasted ``STARVED_SECONDS``; called again and again."""
-        if not waiting or free_slots <= 0 or claims != self._claims:
-            self._since, self._claims = None, claims
+    def is_starved(self, *, waiting: bool, free_slots: int, messages: int) -> bool:
+        """True once that has lasted longer than the limit; called again and again.
+
+        ``messages`` counts all that have ever arrived.
+        """
+        if not waiting or free_slots <= 0 or messages != self._messages:
+            self._since, self._messages = None, messages
             return False
         if self._since is None:
             self._since = time.monotonic()
-        return time.monotonic() - self._since > STARVED_SECONDS
+        return time.monotonic() - self._since > self._limit_seconds

@@ -18,7 +18,6 @@ from textmill.db.loading import remove_dead_loads
 from textmill.db.models import chunks, jobs, payloads, results, sweeps, workers
 from textmill.db.session import Database
 from textmill.db.sweep import (
-    GRACE_SECONDS,
     release_stalled,
     sweep_and_publish,
     sweep_once,
@@ -45,6 +44,7 @@ from ..servers import free_port
 
 MakeSettings = Callable[..., Settings]
 NORMAL = {("default", "normal")}
+GRACE = 10.0
 
 
 # Fixtures; imported by name, they would be redefined by every test's parameter.
@@ -66,7 +66,7 @@ def test_nothing_is_swept_where_nothing_is_wrong(database: Database) -> None:
     dispatch(database, job_id)
     make_job(database, finish=False)
     before = snapshot(database)
-    report = sweep_once(database, idle_queues=NORMAL)
+    report = sweep_once(database, idle_queues=NORMAL, grace_seconds=GRACE)
     assert report == sweep.SweepReport()
     assert snapshot(database) == before
 
@@ -74,7 +74,7 @@ def test_nothing_is_swept_where_nothing_is_wrong(database: Database) -> None:
 def test_a_dead_load_is_removed_with_all_it_wrote_and_its_key_is_free(database: Database) -> None:
     dead = make_job(database, (1, 2), bad=1, finish=False, load_seconds=-1, key="k")
     alive = make_job(database, (1,), bad=1, finish=False, key="other")
-    report = sweep_once(database, idle_queues=set())
+    report = sweep_once(database, idle_queues=set(), grace_seconds=GRACE)
     assert report.dead_loads == [dead]
     assert count(database, jobs) == 1
     assert (count(database, chunks), count(database, payloads), count(database, results)) == (
@@ -100,7 +100,7 @@ def test_a_job_that_is_past_loading_is_never_removed_as_a_dead_load(
 def test_a_stalled_chunk_is_dispatched_again_in_the_same_round(database: Database) -> None:
     job_id = make_job(database)
     (held,) = claim_all(database, job_id, lease=-1)
-    report = sweep_once(database, idle_queues=set())
+    report = sweep_once(database, idle_queues=set(), grace_seconds=GRACE)
     assert report.stalled == 1
     assert report.messages == [ChunkMessage(held.chunk_id, 1, "default", "normal")]
     assert statuses(database, job_id) == ["dispatched"]
@@ -109,7 +109,7 @@ def test_a_stalled_chunk_is_dispatched_again_in_the_same_round(database: Databas
 def test_a_window_that_a_dead_process_left_empty_is_filled(database: Database) -> None:
     job_id, paused = make_job(database, [1] * 6), make_job(database)
     database.transact(pause_job, paused)
-    report = sweep_once(database, idle_queues=set())
+    report = sweep_once(database, idle_queues=set(), grace_seconds=GRACE)
     assert len(report.messages) == 4
     assert statuses(database, job_id) == ["dispatched"] * 4 + ["pending"] * 2
     assert statuses(database, paused) == ["pending"]
@@ -125,7 +125,7 @@ def test_a_job_whose_counters_are_full_is_closed(
         put(database, jobs, jobs.c.id == one, done_records=1 - errors, error_records=errors)
     put_job(database, job_id, status)
     put_job(database, paused, JobStatus.PAUSED)
-    sweep_once(database, idle_queues=set())
+    sweep_once(database, idle_queues=set(), grace_seconds=GRACE)
     assert job_of(database, job_id).status == closed
     assert job_of(database, job_id).finished_at is not None
     assert job_of(database, paused).status == "paused"
@@ -137,7 +137,7 @@ def test_waiting_chunks_of_an_ended_job_take_its_status(database: Database) -> N
     dispatch(database, failed, 1)
     put_job(database, failed, JobStatus.FAILED)
     put_job(database, cancelled, JobStatus.CANCELLED)
-    assert sweep_once(database, idle_queues=set()).tidied == 3
+    assert sweep_once(database, idle_queues=set(), grace_seconds=GRACE).tidied == 3
     assert statuses(database, failed) == ["failed", "failed"]
     assert statuses(database, cancelled) == ["cancelled"]
 
@@ -154,9 +154,6 @@ def aged(database: Database, seconds: float, dispatches: int = 1) -> str:
         dispatches=dispatches,
     )
     return job_id
-
-
-GRACE = GRACE_SECONDS
 
 
 @pytest.mark.parametrize(
@@ -181,13 +178,15 @@ def test_a_message_is_repeated_after_a_grace_in_an_empty_queue_else_ever_more_ra
 ) -> None:
     aged(database, seconds, dispatches)
     before = snapshot(database)
-    report = sweep_once(database, idle_queues=idle)
+    report = sweep_once(database, idle_queues=idle, grace_seconds=GRACE)
     assert report.republished == len(report.messages) == again
     if not again:
         assert snapshot(database) == before
         return
     assert count(database, chunks, chunks.c.dispatches == dispatches + 1) == 1
-    assert sweep_once(database, idle_queues=idle).republished == 0  # its grace starts anew
+    assert (
+        sweep_once(database, idle_queues=idle, grace_seconds=GRACE).republished == 0
+    )  # its grace starts anew
 
 
 def test_a_repeated_message_names_its_queue_and_attempt(database: Database) -> None:
@@ -197,7 +196,7 @@ def test_a_repeated_message_names_its_queue_and_attempt(database: Database) -> N
     database.transact(release_stalled)
     (second,) = dispatch(database, job_id)
     put(database, chunks, chunks.c.job_id == job_id, dispatched_at=now() - 60)
-    report = sweep_once(database, idle_queues={("gpu", "high")})
+    report = sweep_once(database, idle_queues={("gpu", "high")}, grace_seconds=GRACE)
     assert report.messages == [second] == [ChunkMessage(first.chunk_id, 1, "gpu", "high")]
 
 
@@ -207,13 +206,13 @@ def test_no_message_is_repeated_for_a_job_that_is_held_or_ended(
 ) -> None:
     job_id = aged(database, 1e6)
     put_job(database, job_id, status)
-    report = sweep_once(database, idle_queues=NORMAL)
+    report = sweep_once(database, idle_queues=NORMAL, grace_seconds=GRACE)
     assert (report.republished, report.messages) == (0, [])
 
 
 def test_rounds_at_once_repeat_each_message_once(database: Database) -> None:
     aged(database, 60)
-    reports = at_once(*[lambda: sweep_once(database, idle_queues=NORMAL)] * 4)
+    reports = at_once(*[lambda: sweep_once(database, idle_queues=NORMAL, grace_seconds=GRACE)] * 4)
     assert sum(report.republished for report in reports) == 1
 
 
@@ -237,7 +236,7 @@ def test_workers_that_vanished_long_ago_are_forgotten(database: Database) -> Non
     for name, age in (("gone", FORGET_SECONDS + 1), ("late", 60)):
         database.transact(register_worker, WorkerInfo(name, "host", 1, "cpu", 4, ("default",)))
         put(database, workers, workers.c.id == name, last_seen=now() - age)
-    sweep_once(database, idle_queues=set())
+    sweep_once(database, idle_queues=set(), grace_seconds=GRACE)
     assert count(database, workers) == count(database, workers, workers.c.id == "late") == 1
 
 

@@ -50,21 +50,21 @@ def test_work_within_its_time_is_no_fault() -> None:
     assert find_fault([engine(Activity.FORWARD, 9), engine(Activity.LOAD, 99)], LIMITS) is None
 
 
-def test_a_worker_is_starved_only_after_a_while_without_any_claim(
+def test_a_worker_is_starved_only_after_a_while_without_any_message(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    clock = StarvationClock()
+    clock = StarvationClock(60)
     moment = 1000.0
     monkeypatch.setattr(watchdog, "time", SimpleNamespace(monotonic=lambda: moment))
-    assert not clock.is_starved(waiting=True, free_slots=2, claims=1)
+    assert not clock.is_starved(waiting=True, free_slots=2, messages=1)
     moment += 50
-    assert not clock.is_starved(waiting=True, free_slots=2, claims=1)
+    assert not clock.is_starved(waiting=True, free_slots=2, messages=1)
     moment += 50
-    assert not clock.is_starved(waiting=True, free_slots=2, claims=2), "it has claimed meanwhile"
+    assert not clock.is_starved(waiting=True, free_slots=2, messages=2), "one has arrived meanwhile"
     moment += 1
-    assert not clock.is_starved(waiting=True, free_slots=2, claims=2)
+    assert not clock.is_starved(waiting=True, free_slots=2, messages=2)
     moment += 61
-    assert not clock.is_starved(waiting=False, free_slots=2, claims=2)
-    assert not clock.is_starved(waiting=True, free_slots=2, claims=2)
+    assert not clock.is_starved(waiting=False, free_slots=2, messages=2)
+    assert not clock.is_starved(waiting=True, free_slots=2, messages=2)
     moment += 61
-    assert clock.is_starved(waiting=True, free_slots=2, claims=2)
+    assert clock.is_starved(waiting=True, free_slots=2, messages=2)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import threading
 
 from textmill.core.embedded import EmbeddedServices
 from textmill.core.errors import TextmillError
 from textmill.core.logs import configure_logging
 from textmill.core.settings import load_settings
 from textmill.core.tasks import load_plugins
+from textmill.workers.lifeline import at_end_of_input
 from textmill.workers.supervisor import Supervisor, find_devices
 
 
@@ -33,20 +32,11 @@ def main() -> int:
             devices = find_devices(given.devices)
             supervisor = Supervisor(settings, devices, queues or ["default"], services.ensure)
             if given.end_with_parent:
-                _start_stop_at_end_of_input(supervisor)
+                at_end_of_input(supervisor.request_stop)
             return supervisor.run()
     except TextmillError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-
-
-def _start_stop_at_end_of_input(supervisor: Supervisor) -> None:
-    def watch() -> None:
-        while os.read(sys.stdin.fileno(), 1024):
-            pass
-        supervisor.request_stop()
-
-    threading.Thread(target=watch, name="parent watch", daemon=True).start()
 
 
 if __name__ == "__main__":

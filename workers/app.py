@@ -6,8 +6,6 @@ import argparse
 import gc
 import os
 import signal
-import sys
-import threading
 import warnings
 from typing import Any
 
@@ -21,6 +19,7 @@ from textmill.core.logs import configure_logging
 from textmill.core.messages import TASK_NAME
 from textmill.core.settings import Settings, load_settings
 from textmill.core.tasks import load_plugins
+from textmill.workers.lifeline import at_end_of_input, start_pulse
 from textmill.workers.process import WorkerOptions, WorkerProcess
 from textmill.workers.tasks import process_chunk
 
@@ -70,17 +69,6 @@ def _connect_signals(process: WorkerProcess) -> None:
     signals.worker_shutdown.connect(lambda **_: process.stop(), weak=False)
 
 
-def end_with_parent() -> None:
-    """Ask this process to stop once standard input closes: its parent is gone, however it went."""
-
-    def watch() -> None:
-        while os.read(sys.stdin.fileno(), 1024):
-            pass
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, name="parent watch", daemon=True).start()
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Entry of a child of the supervisor: ``python -P -m textmill.workers.app``."""
     parser = argparse.ArgumentParser(prog="textmill worker process")
@@ -96,7 +84,8 @@ def main(arguments: list[str] | None = None) -> None:
     gc.set_threshold(50_000, 20, 100)
     # Celery warns of root because of pickles, which are refused here; containers run as root.
     warnings.filterwarnings("ignore", category=SecurityWarning)
-    end_with_parent()
+    at_end_of_input(lambda: os.kill(os.getpid(), signal.SIGTERM))
+    start_pulse()
     load_plugins(settings.plugins)
     queues = tuple(given.queues.split(","))
     try:

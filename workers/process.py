@@ -29,7 +29,7 @@ from textmill.db.session import Database
 from textmill.workers.gate import Gate
 from textmill.workers.models import ModelPool
 from textmill.workers.patience import patiently
-from textmill.workers.watchdog import REPLACE_EXIT_CODE, StarvationClock, find_fault
+from textmill.workers.watchdog import REPLACE_EXIT_CODE, StarvationClock, WakeClock, find_fault
 
 R = TypeVar("R")
 
@@ -81,6 +81,7 @@ class WorkerProcess:
         self.gate = Gate()
         self._messages = 0
         self._in_hand = 0
+        self._wake_clock = WakeClock()
         self._starvation = StarvationClock(settings.starvation_seconds)
         self._lock = threading.Lock()
         self._ended = threading.Event()
@@ -218,7 +219,7 @@ class WorkerProcess:
             self._replace("dispatched chunks wait, and no message arrives", REPLACE_EXIT_CODE)
 
     def _watch(self) -> None:
-        fault = find_fault(self.pool.engines(), self.settings)
+        fault = find_fault(self.pool.engines(), self.settings, woke_at=self._wake_clock.look())
         if fault is not None:
             if fault.unloadable is not None:
                 self._report_hung_load(fault.unloadable, fault.reason)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any, Protocol, cast
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from textmill.core.errors import InvalidJobError, ModelLoadError
 from textmill.core.tasks import get_task

@@ -26,6 +26,7 @@ from textmill.db import workers as worker_table
 from textmill.db.chunks import give_back
 from textmill.db.session import Database
 from textmill.db.sweep import sweep_and_publish
+from textmill.workers.lifeline import Pulse
 from textmill.workers.watchdog import HUNG_EXIT_CODE
 
 POLL_SECONDS = 0.1
@@ -40,13 +41,13 @@ log = structlog.get_logger("textmill.supervisor")
 class Child:
     """One device's worker process and the memory of its restarts."""
 
-    def __init__(self, device: str, queues: Sequence[str], slots: int) -> None:
+    def __init__(self, device: str, queues: Sequence[str], settings: Settings) -> None:
         self.device = device
         self.queues = queues
-        self.slots = slots
+        self.settings = settings
         self.pause = FIRST_RESTART_SECONDS
         self.restart_at = 0.0
-        self.process: subprocess.Popen[bytes] | None = None
+        self.pulse: Pulse | None = None
         self.id = ""
 
     def start(self) -> None:
@@ -55,18 +56,33 @@ class Child:
         self.started_at = time.monotonic()
         command = [sys.executable, "-P", "-m", "textmill.workers.app"]
         command += ["--id", self.id, "--device", self.device]
-        command += ["--queues", ",".join(self.queues), "--slots", str(self.slots)]
-        # Its standard input closes when this process ends, however it ends; see end_with_parent.
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+        command += ["--queues", ",".join(self.queues), "--slots", str(self.settings.slots)]
+        self.pulse = Pulse(command, self.settings.lease_seconds)
+
+    @property
+    def process(self) -> subprocess.Popen[bytes] | None:
+        """Its process, dead or alive, until its death was dealt with."""
+        return None if self.pulse is None else self.pulse.process
 
     @property
     def running(self) -> bool:
         """True while the process lives."""
         return self.process is not None and self.process.poll() is None
 
+    @property
+    def crashed(self) -> bool:
+        """True if it was killed by a signal (native code, the OOM killer), hung, or got stuck.
+
+        An exit of its own, for a broker's sake say, is no chunk's fault, and being stopped neither.
+        """
+        if self.pulse is None or self.pulse.was_stopped:
+            return False
+        code = self.pulse.process.returncode
+        return code < 0 or code == HUNG_EXIT_CODE
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal if it still lives."""
-        if self.process is not None and self.process.poll() is None:
+        if self.process is not None:
             self.process.send_signal(number)
 
     def plan_restart(self, *, had_work: bool) -> None:
@@ -94,7 +110,7 @@ class Supervisor:
         self.settings = settings
         self._ensure_services = ensure_services
         self._services_due = 0.0
-        self.children = [Child(device, queues, settings.slots) for device in devices]
+        self.children = [Child(device, queues, settings) for device in devices]
         self.stop_requests = 0
         self.exit_code = 0
         self._wake = threading.Event()
@@ -126,15 +142,14 @@ class Supervisor:
             return
         if child.process is not None:
             code = child.process.returncode
-            child.process = None
             if code == InvalidJobError.exit_code:  # a setting is wrong: no restart mends that
                 self.exit_code = code
+                child.pulse = None
                 self.request_stop()
                 return
             log.error("worker died", worker=child.id, exit=_describe(code))
-            # Killed by a signal (a fault in native code, the OOM killer) or by its watchdog; an
-            # exit of its own, for a broker's sake say, is no chunk's fault.
-            held = self._release(child, crashed=code < 0 or code == HUNG_EXIT_CODE)
+            held = self._release(child, crashed=child.crashed)
+            child.pulse = None
             child.plan_restart(had_work=held > 0)
         elif time.monotonic() >= child.restart_at:
             child.start()
@@ -163,11 +178,9 @@ class Supervisor:
                 continue
             if child.running:
                 log.warning("drain time is over", worker=child.id)
-                self._release(child, crashed=False)
                 child.signal(signal.SIGKILL)
-            elif child.process.returncode != 0:  # it died while it was to stop
+            if child.process.wait() != 0:  # it could not give back its chunks itself
                 self._release(child, crashed=False)
-            child.process.wait()
 
     def _release(self, child: Child, *, crashed: bool) -> int:
         """End the leases of a child that is gone and return how many there were.

@@ -16,6 +16,7 @@ from textmill.workers.items import Activity, DeviceLostError
 
 HUNG_EXIT_CODE = 70  # a batch hangs: counts as a crash of the chunks that are held
 REPLACE_EXIT_CODE = 71  # nothing that a chunk has done
+ASLEEP_SECONDS = 5.0  # between two looks that should be half a second apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +28,33 @@ class Fault:
     unloadable: str | None = None
 
 
-def find_fault(engines: Iterable[Engine], settings: Settings) -> Fault | None:
-    """The first fault of any engine; time limits are those of the settings, in seconds."""
+class WakeClock:
+    """When this process last woke: it may have been stopped, or its machine suspended.
+
+    What stood still then is not to be taken for a hung batch.
+    """
+
+    def __init__(self) -> None:
+        self.woke_at = self._looked_at = time.monotonic()
+
+    def look(self) -> float:
+        """The time of the last waking, in seconds of the monotonic clock; called every moment."""
+        now = time.monotonic()
+        if now - self._looked_at > ASLEEP_SECONDS:
+            self.woke_at = now
+        self._looked_at = now
+        return self.woke_at
+
+
+def find_fault(engines: Iterable[Engine], settings: Settings, *, woke_at: float) -> Fault | None:
+    """The first fault of any engine; time limits are those of the settings, in seconds.
+
+    They count from ``woke_at`` on (see WakeClock).
+    """
     for engine in engines:
         if isinstance(engine.failure, DeviceLostError):
             return Fault(str(engine.failure), REPLACE_EXIT_CODE)
-        silent = time.monotonic() - engine.last_progress
+        silent = time.monotonic() - max(engine.last_progress, woke_at)
         if engine.activity == Activity.FORWARD and silent > settings.batch_timeout_seconds:
             reason = f"model {engine.name} has been in a batch for {silent:.0f} s"
             return Fault(reason, HUNG_EXIT_CODE)

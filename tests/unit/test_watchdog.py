@@ -15,6 +15,7 @@ from textmill.workers.watchdog import (
     HUNG_EXIT_CODE,
     REPLACE_EXIT_CODE,
     StarvationClock,
+    WakeClock,
     find_fault,
 )
 
@@ -41,13 +42,31 @@ def engine(activity: Activity, silent: float, failure: Exception | None = None) 
 def test_a_fault_is_found_with_what_it_counts_as(
     found: Any, exit_code: int, unloadable: str | None
 ) -> None:
-    fault = find_fault([engine(Activity.IDLE, 1000), found], LIMITS)
+    fault = find_fault([engine(Activity.IDLE, 1000), found], LIMITS, woke_at=0)
     assert fault is not None
     assert (fault.exit_code, fault.unloadable) == (exit_code, unloadable)
 
 
 def test_work_within_its_time_is_no_fault() -> None:
-    assert find_fault([engine(Activity.FORWARD, 9), engine(Activity.LOAD, 99)], LIMITS) is None
+    engines = [engine(Activity.FORWARD, 9), engine(Activity.LOAD, 99)]
+    assert find_fault(engines, LIMITS, woke_at=0) is None
+
+
+def test_the_time_for_which_the_process_was_stopped_counts_for_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    moment = time.monotonic()
+    monkeypatch.setattr(watchdog, "time", SimpleNamespace(monotonic=lambda: moment))
+    clock = WakeClock()
+    busy = engine(Activity.FORWARD, 0)
+    moment += 0.5
+    assert find_fault([busy], LIMITS, woke_at=clock.look()) is None
+    moment += 600  # stopped
+    assert find_fault([busy], LIMITS, woke_at=clock.look()) is None
+    for _ in range(25):  # awake, and the batch still hangs
+        moment += 0.5
+        fault = find_fault([busy], LIMITS, woke_at=clock.look())
+    assert fault is not None
 
 
 def test_a_worker_is_starved_only_after_a_while_without_any_message(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 import torch
 
 from textmill.core.errors import ModelLoadError

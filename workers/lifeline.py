@@ -1,0 +1,97 @@
+"""The lifeline between a supervisor and its worker process: each notices when the other is gone.
+
+The worker's standard input is one end of a socket pair. It closes when the supervisor ends, however
+it ends; and a thread of the worker sends a pulse through it. Without a pulse the worker is stopped
+or stuck in native code that holds the interpreter: it renews no lease, and on SQLite it may hold
+the lock that every other writer waits for, so the supervisor ends it.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import psutil
+import structlog
+
+PULSE_SECONDS = 0.25
+# A process that is stopped is ended past its lease. One that runs, but silently, is ended shortly
+# before: its chunks then still are its own, and count the crash that it is.
+STUCK_SHARE_OF_LEASE = 0.75
+STUCK_LEAST_SECONDS = 10.0
+NOT_RUNNING = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP, psutil.STATUS_DISK_SLEEP)
+
+log = structlog.get_logger("textmill.supervisor")
+
+
+def at_end_of_input(action: Callable[[], None]) -> None:
+    """Call ``action`` in a thread once standard input closes: the parent is gone."""
+
+    def watch() -> None:
+        while os.read(sys.stdin.fileno(), 1024):
+            pass
+        action()
+
+    threading.Thread(target=watch, name="parent watch", daemon=True).start()
+
+
+def start_pulse() -> None:
+    """Tell the supervisor from now on that this process is alive and its interpreter runs."""
+
+    def beat() -> None:
+        while True:
+            try:
+                os.write(sys.stdin.fileno(), b".")
+            except OSError:
+                return  # the supervisor is gone
+            time.sleep(PULSE_SECONDS)
+
+    threading.Thread(target=beat, name="pulse", daemon=True).start()
+
+
+class Pulse:
+    """The supervisor's end: listens in a thread of its own, and kills a worker that falls silent.
+
+    It must not wait for anything else, the database least of all: the silent worker may hold it.
+    """
+
+    def __init__(self, command: list[str], lease_seconds: float) -> None:
+        self._end, theirs = socket.socketpair()
+        with theirs:
+            self.process = subprocess.Popen(command, stdin=theirs.fileno(), start_new_session=True)
+        self.was_stopped = False  # it was ended for having been stopped, which is no crash
+        self._stopped_limit = lease_seconds
+        self._stuck_limit = max(STUCK_SHARE_OF_LEASE * lease_seconds, STUCK_LEAST_SECONDS)
+        threading.Thread(target=self._listen, name="pulse", daemon=True).start()
+
+    def _listen(self) -> None:
+        # Silence is counted in slices: one in which this process itself was stopped counts as one.
+        silent = -float("inf")  # no limit before the first pulse
+        with self._end:
+            while self.process.poll() is None:
+                if select.select([self._end], [], [], PULSE_SECONDS)[0]:
+                    if not self._end.recv(1024):
+                        return
+                    silent = 0.0
+                    continue
+                silent += PULSE_SECONDS
+                if silent > min(self._stopped_limit, self._stuck_limit):
+                    self._judge(silent)
+
+    def _judge(self, silent: float) -> None:
+        try:
+            stopped = psutil.Process(self.process.pid).status() in NOT_RUNNING
+        except psutil.NoSuchProcess:
+            return
+        if silent <= (self._stopped_limit if stopped else self._stuck_limit):
+            return
+        self.was_stopped = stopped
+        what = "stopped" if stopped else "stuck"
+        log.error("no pulse: killed", pid=self.process.pid, it_was=what, seconds=round(silent, 1))
+        self.process.kill()

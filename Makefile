@@ -1,5 +1,6 @@
 # make demo    install into .venv and run the spam filter on 5,574 real messages
 # make test    everything that must hold before a change lands
+# make faults  run many seeds of the fault harness: SEEDS=200 FIRST=0 DATABASE=sqlite|postgresql
 # make clean   remove what the two made
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test lint types imports pytest clean
+.PHONY: help demo install test lint types imports pytest faults clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -42,6 +43,13 @@ imports: install
 
 pytest: install
 	$(BIN)/python -m pytest -n 2
+
+SEEDS ?= 20
+FIRST ?= 0
+DATABASE ?= sqlite
+faults: install
+	$(BIN)/python -m tests.acceptance.faults --seeds $(SEEDS) --first $(FIRST) \
+		--database $(DATABASE) $(if $(JOURNAL),--journal $(JOURNAL))
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

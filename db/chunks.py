@@ -6,7 +6,7 @@ own claim. Lock order everywhere: chunks by id, then the job.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from sqlalchemy import (
     literal,
     select,
     true,
+    tuple_,
     update,
 )
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
@@ -131,17 +132,26 @@ def _start_job(connection: Connection, job_id: str) -> None:
 
 
 def renew_leases(
-    connection: Connection, worker_id: str, *, lease_seconds: float
+    connection: Connection,
+    worker_id: str,
+    held: Collection[tuple[int, int]],
+    *,
+    lease_seconds: float,
 ) -> set[tuple[int, int]]:
-    """Renew every lease of this worker; returns the (chunk id, attempt) pairs it still holds."""
-    held = _held_by(worker_id)
+    """Renew this worker's leases of the (chunk id, attempt) pairs it holds; returns those it keeps.
+
+    Only those: a claim whose commit was answered by a broken connection belongs to this worker in
+    SQL and is worked on by nobody. Its lease has to end.
+    """
+    mine = (
+        tuple_(chunks.c.id, chunks.c.attempt).in_(held),
+        chunks.c.lease_owner == worker_id,
+        chunks.c.status == ChunkStatus.RUNNING.value,
+    )
+    locked = select(chunks.c.id).where(*mine).order_by(chunks.c.id).with_for_update()
     renewed = connection.execute(
         update(chunks)
-        .where(
-            chunks.c.id.in_(held),
-            chunks.c.lease_owner == worker_id,
-            chunks.c.status == ChunkStatus.RUNNING.value,
-        )
+        .where(chunks.c.id.in_(locked), *mine)
         .values(lease_expires_at=now() + lease_seconds)
         .returning(chunks.c.id, chunks.c.attempt)
     )

@@ -142,14 +142,16 @@ def _delete_loading(connection: Connection, job_id: str) -> None:
 
 
 def dispatch_job(database: Database, publisher: Publisher, job_id: str, queue: str) -> str | None:
-    """Fill the job's window and publish; returns why the broker could not be told, or None."""
+    """Fill the job's window and publish; returns why that could not be done now, or None.
+
+    The job is accepted by then: whatever is away, sweep dispatches it later.
+    """
 
     def fill(connection: Connection) -> list[ChunkMessage]:
         return fill_window(connection, job_id, window_size(connection, queue))
 
-    messages = database.transact(fill)
     try:
-        publisher.publish(messages)
+        publisher.publish(database.transact(fill))
     except ServiceUnavailableError as error:
         return str(error)
     return None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 from textmill.core.settings import Settings, load_settings
 
@@ -18,6 +19,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 for _name in [name for name in os.environ if name.startswith("TEXTMILL_")]:
     del os.environ[_name]  # a developer's own settings must not reach a test
+
+# ``pytest --hypothesis-profile=thorough --timeout=0`` tries much more than ``make test`` does.
+hypothesis_settings.register_profile("thorough", max_examples=5000, deadline=None)
 
 
 def _start(server: Any) -> None:
@@ -65,6 +69,15 @@ def broker_url(valkey: ValkeyServer) -> str:
 def own_valkey() -> Iterator[ValkeyServer]:
     """A server of the test's own, started, to be killed and restarted at will."""
     server = ValkeyServer()
+    _start(server)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server of the test's own, started, to be crashed and restarted at will."""
+    server = PostgresServer(synchronous_commit="on")  # a crash must not undo what was committed
     _start(server)
     yield server
     server.close()

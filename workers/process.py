@@ -194,10 +194,10 @@ class WorkerProcess:
         with self._lock:  # before the UPDATE: a claim made meanwhile is not in its answer
             holds = dict(self._holds)
         held = self.database.transact(
-            renew_leases, self.options.id, lease_seconds=self.settings.lease_seconds
+            renew_leases, self.options.id, list(holds), lease_seconds=self.settings.lease_seconds
         )
         for key, hold in holds.items():
-            if key not in held:
+            if key not in held and key in self._holds:  # else it was completed meanwhile
                 log.info("chunk lost", chunk=key[0], attempt=key[1])
                 hold.lose()
         known = self.database.transact(

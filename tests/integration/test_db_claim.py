@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -57,8 +58,9 @@ def chunk_of(database: Database, chunk_id: int) -> Row[Any]:
         return connection.execute(query.where(chunks.c.id == chunk_id)).one()
 
 
-def held(database: Database, worker: str, lease: float = LEASE) -> set[tuple[int, int]]:
-    return database.transact(renew_leases, worker, lease_seconds=lease)
+def renew(database: Database, worker: str, *held: Claim) -> set[tuple[int, int]]:
+    keys = [(one.chunk_id, one.attempt) for one in held]
+    return database.transact(renew_leases, worker, keys, lease_seconds=LEASE)
 
 
 def test_a_claim_brings_the_records_and_takes_the_chunk_for_a_lease(database: Database) -> None:
@@ -145,9 +147,10 @@ def test_a_claim_without_payload_is_undone(database: Database) -> None:
 def test_a_worker_renews_all_its_leases_and_no_other(database: Database) -> None:
     job_id = make_job(database, (1, 1, 1))
     first, second, third = dispatch(database, job_id)
-    for message, worker in ((first, "w1"), (second, "w1"), (third, "w2")):
-        claim(database, message, worker, 5)
-    assert held(database, "w1") == {(first.chunk_id, 1), (second.chunk_id, 1)}
+    given = [(first, "w1"), (second, "w1"), (third, "w2")]
+    claims = [claim(database, message, worker, 5) for message, worker in given]
+    mine = [one for one in claims if one is not None and one.worker_id == "w1"]
+    assert renew(database, "w1", *mine) == {(first.chunk_id, 1), (second.chunk_id, 1)}
     assert chunk_of(database, first.chunk_id).left > 50
     assert chunk_of(database, second.chunk_id).left > 50
     assert chunk_of(database, third.chunk_id).left <= 5
@@ -160,9 +163,22 @@ def test_a_renewal_does_not_name_what_was_taken_finished_or_cancelled(database: 
     at = chunks.c.id
     put(database, chunks, at == taken.chunk_id, lease_owner="w2", attempt=2)
     put(database, chunks, at == cancelled.chunk_id, status=ChunkStatus.CANCELLED.value)
-    assert held(database, "w1") == {(keeps.chunk_id, 1)}
-    assert held(database, "w2") == {(taken.chunk_id, 2)}
-    assert held(database, "w3") == set()
+    assert renew(database, "w1", keeps, done, taken, cancelled) == {(keeps.chunk_id, 1)}
+    assert renew(database, "w2", replace(taken, attempt=2)) == {(taken.chunk_id, 2)}
+    assert renew(database, "w3", keeps) == set()
+    assert renew(database, "w1") == set()
+
+
+def test_a_claim_that_its_worker_never_heard_of_is_not_renewed(database: Database) -> None:
+    """Its commit arrived and the answer did not: nobody works on it, so its lease must end."""
+    job_id = make_job(database, (1, 1))
+    known, unheard_of = dispatch(database, job_id)
+    held = claim(database, known, "w1", lease=1)
+    claim(database, unheard_of, "w1", lease=-1)
+    assert held is not None
+    assert renew(database, "w1", held) == {(known.chunk_id, 1)}
+    assert database.transact(release_stalled) == 1
+    assert statuses(database, job_id) == ["running", "pending"]
 
 
 def test_only_chunks_whose_lease_has_ended_are_released(database: Database) -> None:
@@ -176,8 +192,8 @@ def test_only_chunks_whose_lease_has_ended_are_released(database: Database) -> N
 
 
 def test_a_renewal_in_time_keeps_the_chunk(database: Database) -> None:
-    claim_all(database, make_job(database), lease=-1)
-    held(database, "w1", LEASE)
+    (one,) = claim_all(database, make_job(database), lease=-1)
+    renew(database, "w1", one)
     assert database.transact(release_stalled) == 0
 
 

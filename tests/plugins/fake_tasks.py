@@ -1,6 +1,6 @@
 """A task without a model, loaded by workers through TEXTMILL_PLUGINS: its texts say what happens.
 
-``error`` raises in the runner, ``crash`` kills the process, ``slow 0.5`` takes half a second,
+``error`` raises in the runner, ``crash`` kills the process, ``slow 0.5 …`` takes half a second,
 ``wait PATH`` lasts until the file PATH exists; any other text is answered in upper case.
 """
 
@@ -62,18 +62,19 @@ def _answer(text: str) -> str:
     if word == "crash":
         os.kill(os.getpid(), signal.SIGKILL)
     if word == "slow":
-        time.sleep(float(rest))
+        time.sleep(float(rest.split()[0]))
     while word == "wait" and not Path(rest).exists():
         time.sleep(0.02)
     return text.upper()
 
 
-register(
-    Task(
-        name="fake",
-        description="upper case, for tests",
-        params=TaskParams,
-        runner="fake_tasks:FakeRunner",
-        chunk_records=10,
+for _name, _chunk_records in (("fake", 10), ("fake_single", 1)):
+    register(
+        Task(
+            name=_name,
+            description="upper case, for tests",
+            params=TaskParams,
+            runner="fake_tasks:FakeRunner",
+            chunk_records=_chunk_records,
+        )
     )
-)

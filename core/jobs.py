@@ -58,7 +58,7 @@ JOB_TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
     _J.PAUSED: frozenset(
         {_J.QUEUED, _J.RUNNING, _J.COMPLETED, _J.COMPLETED_WITH_ERRORS, _J.FAILED, _J.CANCELLED}
     ),
-    _J.COMPLETED: frozenset(),
+    _J.COMPLETED: frozenset({_J.QUEUED}),  # retry --all
     _J.COMPLETED_WITH_ERRORS: frozenset({_J.QUEUED}),  # retry
     _J.FAILED: frozenset({_J.QUEUED}),  # retry
     _J.CANCELLED: frozenset(),

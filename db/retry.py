@@ -15,6 +15,8 @@ from textmill.db.models import chunks, jobs, payloads, results
 from textmill.db.payloads import decode_payload
 
 RETRYABLE = (JobStatus.FAILED, JobStatus.COMPLETED_WITH_ERRORS)
+# Of a failed job. One that ran as the job failed is pending once it was given back, until a sweep.
+WAITING = (ChunkStatus.FAILED.value, ChunkStatus.PENDING.value, ChunkStatus.DISPATCHED.value)
 DELETED_AT_ONCE = 500  # below the number of parameters SQLite takes in one statement
 
 
@@ -35,16 +37,15 @@ def retry_job(connection: Connection, job_id: str) -> int:
 
     Raises JobConflictError if the job has not ended or nothing of it can run again.
     """
-    ended = (ChunkStatus.DONE.value, ChunkStatus.FAILED.value)
     locked = connection.execute(
         select(chunks.c.id, chunks.c.status)
-        .where(chunks.c.job_id == job_id, chunks.c.status.in_(ended))
+        .where(chunks.c.job_id == job_id, chunks.c.status.in_([ChunkStatus.DONE.value, *WAITING]))
         .order_by(chunks.c.id)
         .with_for_update()
     ).all()
     _requeue(connection, job_id)
+    waiting = _revive_waiting(connection, job_id)  # first: the chunks made next are pending too
     again = sum(_retry_errors(connection, job_id, row.id) for row in locked if row.status == "done")
-    waiting = _revive_failed(connection, job_id)
     if again + waiting == 0:
         raise JobConflictError(
             f"job {job_id} has no record to run again: its error rows are inputs that could not "
@@ -66,7 +67,10 @@ def _requeue(connection: Connection, job_id: str) -> None:
         return
     status = get_job(connection, job_id).status
     if status == JobStatus.COMPLETED:
-        raise JobConflictError(f"job {job_id} is completed: it has no error records to retry")
+        raise JobConflictError(
+            f"job {job_id} is completed: it has no error records to retry; "
+            "`textmill retry --all` runs every record again"
+        )
     raise JobConflictError(
         f"job {job_id} is {status}; only a job that failed or completed with errors can be retried"
     )
@@ -91,10 +95,11 @@ def _retry_errors(connection: Connection, job_id: str, chunk_id: int) -> int:
     return len(indexes)
 
 
-def _revive_failed(connection: Connection, job_id: str) -> int:
-    failed = (chunks.c.job_id == job_id, chunks.c.status == ChunkStatus.FAILED.value)
-    records = connection.scalar(select(func.sum(chunks.c.records)).where(*failed)) or 0
+def _revive_waiting(connection: Connection, job_id: str) -> int:
+    """Make a failed job's waiting chunks pending; how many records they hold."""
+    waiting = (chunks.c.job_id == job_id, chunks.c.status.in_(WAITING))
+    records = connection.scalar(select(func.sum(chunks.c.records)).where(*waiting)) or 0
     connection.execute(
-        update(chunks).where(*failed).values(status=ChunkStatus.PENDING.value, failures=0)
+        update(chunks).where(*waiting).values(status=ChunkStatus.PENDING.value, failures=0)
     )
     return int(records)

@@ -17,12 +17,11 @@ from textmill.core.jobs import BadRecord, JobSpec, JobStatus, Record
 from textmill.core.tasks import Task, get_task
 from textmill.db import loading as loading_db
 from textmill.db.loading import NewChunk
-from textmill.db.payloads import compress, encode_record
+from textmill.db.payloads import MAX_CHUNK_BYTES, compress, encode_record
 from textmill.db.results import ResultRow, to_json, write_results
 from textmill.db.session import Database
 from textmill.producer.readers import IdCheck, RecordReader
 
-MAX_CHUNK_BYTES = 1 << 20  # of encoded records; long texts make short chunks
 FLUSH_RECORDS = 4096  # one write transaction: about 30 ms on SQLite, so others get their turn
 FLUSH_BYTES = 8 << 20
 

@@ -12,6 +12,7 @@ from textmill.producer.cli.context import Context, open_context
 from textmill.producer.terminal import ago, emit_json, number, say, share, table
 
 Count = Annotated[int, typer.Option("--limit", help="How many, the latest first.", min=1)]
+All = Annotated[bool, typer.Option("--all", help="Every record, not only the errors.")]
 Status = Annotated[str | None, typer.Option(help="Only jobs of this status.", show_default=False)]
 
 
@@ -142,19 +143,24 @@ def resume(job: o.JobRef, json: o.Json = False) -> None:
         _report(context, row.id, "resumed", json)
 
 
-def retry(job: o.JobRef, json: o.Json = False) -> None:
+def retry(job: o.JobRef, every: All = False, json: o.Json = False) -> None:
     """Run the error records of a job again, and whatever a failed job has left.
 
+    With --all every record runs again, from the texts in its results, which are deleted at once.
+    On SQLite everything that writes waits meanwhile: about a minute for a million records.
+
     \b
-    Example:
+    Examples:
       textmill retry last && textmill watch last
+      textmill retry last --all
     """
+    from textmill.db.rerun import rerun_job
     from textmill.db.retry import retry_job
     from textmill.producer.submit import dispatch_job
 
     with open_context() as context:
         row = context.job(job)
-        records = context.database.transact(retry_job, row.id)
+        records = context.database.transact(rerun_job if every else retry_job, row.id)
         dispatch_job(context.database, context.publisher, row.id, row.queue)
         if json:
             emit_json({"id": row.id, "records": records})

@@ -28,6 +28,7 @@ from textmill.db.dispatch import fill_window
 from textmill.db.jobs import cancel_job, fail_job, get_job, pause_job, resume_job
 from textmill.db.loading import finish_loading
 from textmill.db.models import chunks, jobs, label_counts, payloads, results
+from textmill.db.rerun import rerun_job
 from textmill.db.retry import retry_job
 from textmill.db.session import Database
 from textmill.db.sweep import release_stalled, tidy_ended_jobs
@@ -70,9 +71,10 @@ def fail(connection: Connection, job_id: str) -> None:
         (fail, {J.FAILED}, set(sources_of(J.FAILED))),
         (resume_job, {J.QUEUED, J.RUNNING}, {J.PAUSED}),
         (retry_job, {J.QUEUED}, {J.FAILED, J.COMPLETED_WITH_ERRORS}),
+        (rerun_job, {J.QUEUED}, {J.FAILED, J.COMPLETED_WITH_ERRORS, J.COMPLETED}),
         (finish, {J.QUEUED}, {J.LOADING}),
     ],
-    ids=["cancel", "pause", "fail", "resume", "retry", "finish_loading"],
+    ids=["cancel", "pause", "fail", "resume", "retry", "retry_all", "finish_loading"],
 )
 def test_a_job_changes_only_from_the_declared_statuses(
     database: Database,
@@ -176,7 +178,11 @@ CHANGES: dict[str, tuple[JobStatus, Callable[..., None], dict[ChunkStatus, Chunk
     "pause": (J.RUNNING, of_job(pause_job), {C.DISPATCHED: C.PENDING}),
     "resume": (J.PAUSED, of_job(resume_job), {}),
     "fail": (J.RUNNING, of_job(fail), WAITING_FAILED),
-    "retry": (J.FAILED, of_job(retry_job), {C.FAILED: C.PENDING}),
+    "retry": (
+        J.FAILED,
+        of_job(retry_job),
+        {C.FAILED: C.PENDING, C.DISPATCHED: C.PENDING},
+    ),
     "cancel": (
         J.RUNNING,
         of_job(cancel_job),

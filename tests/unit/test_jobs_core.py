@@ -51,11 +51,9 @@ def test_from_every_status_a_job_can_still_end() -> None:
         assert JobStatus.CANCELLED in JOB_TRANSITIONS[status]
 
 
-def test_an_ended_job_can_only_be_queued_again_and_only_if_something_is_left() -> None:
-    final = {JobStatus.CANCELLED, JobStatus.COMPLETED}
-    for status in final:
-        assert JOB_TRANSITIONS[status] == frozenset()
-    for status in ENDED - final:
+def test_an_ended_job_can_only_be_queued_again_and_a_cancelled_one_not_even_that() -> None:
+    assert JOB_TRANSITIONS[JobStatus.CANCELLED] == frozenset()
+    for status in ENDED - {JobStatus.CANCELLED}:
         assert JOB_TRANSITIONS[status] == {JobStatus.QUEUED}
 
 

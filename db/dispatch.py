@@ -6,13 +6,21 @@ share the workers fairly and Redis does not grow with a job's size.
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, func, select, update
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from sqlalchemy import Connection, func, select, tuple_, update
+
+from textmill.core.errors import ServiceUnavailableError
 from textmill.core.jobs import ChunkStatus, JobStatus
 from textmill.core.messages import ChunkMessage
 from textmill.db.clock import now
 from textmill.db.models import chunks, jobs
+from textmill.db.session import Database
 from textmill.db.workers import live_slots
+
+if TYPE_CHECKING:
+    from textmill.core.broker import Publisher
 
 MIN_WINDOW = 4
 DISPATCHABLE = (JobStatus.QUEUED.value, JobStatus.RUNNING.value)
@@ -59,3 +67,32 @@ def fill_window(connection: Connection, job_id: str, window: int) -> list[ChunkM
         .returning(chunks.c.id, chunks.c.attempt)
     ).all()
     return [ChunkMessage(row.id, row.attempt, job.queue, job.priority) for row in sorted(rows)]
+
+
+def publish(database: Database, publisher: Publisher, messages: Sequence[ChunkMessage]) -> None:
+    """Send messages whose chunks were marked dispatched by a transaction that is committed.
+
+    Raises ServiceUnavailableError if the broker is away. The chunks are then pending again, for
+    whoever reaches the broker next: a worker that is cut off from it must not keep others waiting.
+    """
+    try:
+        publisher.publish(messages)
+    except ServiceUnavailableError:
+        database.transact(take_back, messages)
+        raise
+
+
+def take_back(connection: Connection, messages: Sequence[ChunkMessage]) -> None:
+    """Make the chunks of unsent messages pending, but for those that were claimed after all."""
+    waiting = (
+        tuple_(chunks.c.id, chunks.c.attempt).in_(
+            [(one.chunk_id, one.attempt) for one in messages]
+        ),
+        chunks.c.status == ChunkStatus.DISPATCHED.value,
+    )
+    locked = select(chunks.c.id).where(*waiting).order_by(chunks.c.id).with_for_update()
+    connection.execute(
+        update(chunks)
+        .where(chunks.c.id.in_(locked), *waiting)
+        .values(status=ChunkStatus.PENDING.value, dispatches=chunks.c.dispatches - 1)
+    )

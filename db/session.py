@@ -31,14 +31,22 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 RETRIED_SQLSTATES = {"40001", "40P01", "55P03"}  # serialization, deadlock, lock not available
+READ_ONLY_SQLSTATE = "25006"
+# The server ended the session: it was idle inside a transaction, or that took too long.
+ENDED_SQLSTATES = {"25P03", "25P04"}
 RETRIES = 8
 PRAGMA_TRIES = 100
+SILENCE_SECONDS = 10  # of a host that is cut off without a word, until a connection is given up
+WORKER_NAME = "textmill worker"
 POSTGRESQL_CONNECT_ARGS = {
     "connect_timeout": 5,
     "application_name": "textmill",
-    "keepalives_idle": 10,
+    # Keepalives find a silent host only while nothing is under way; what was sent and is not
+    # acknowledged the kernel repeats for a quarter of an hour, unless it is told a limit.
+    "keepalives_idle": SILENCE_SECONDS,
     "keepalives_interval": 5,
     "keepalives_count": 3,
+    "tcp_user_timeout": SILENCE_SECONDS * 1000,
 }
 SQLITE_PRAGMAS = (  # busy_timeout first: setting WAL on a busy file would fail otherwise
     "PRAGMA busy_timeout = 15000",
@@ -158,22 +166,38 @@ def _make_engine(url: str, pool_size: int, transaction_seconds: float | None) ->
         ) from None
     if backend == "sqlite":
         _prepare_sqlite(engine)
-    elif transaction_seconds is not None:
+    else:
         _bound_transactions(engine, transaction_seconds)
     return engine
 
 
-def _bound_transactions(engine: Engine, seconds: float) -> None:
-    limit = max(500, int(seconds * 1000))
+def _bound_transactions(engine: Engine, seconds: float | None) -> None:
+    """Ask the server to end what a client leaves behind: at once if cut off, else after a time.
+
+    A server of its own accord looks for a lost client after two hours. Until then its locks and
+    its place among ``max_connections`` would be held; and no time limit of PostgreSQL reaches a
+    COPY that waits for its client's next row: only a dead connection, or sweep, ends that.
+    """
+    silence = SILENCE_SECONDS if seconds is None else max(1, min(SILENCE_SECONDS, int(seconds)))
+    options: dict[str, int | str] = {
+        "tcp_keepalives_idle": silence,
+        "tcp_keepalives_interval": max(1, silence // 2),
+        "tcp_keepalives_count": 3,
+        "tcp_user_timeout": silence * 1000,
+    }
+    limit = None if seconds is None else max(500, int(seconds * 1000))
 
     @event.listens_for(engine, "connect")
     def _connect(connection: Any, record: Any) -> None:
-        names = ["lock_timeout", "idle_in_transaction_session_timeout"]
-        if connection.info.server_version >= 170000:
-            names.append("transaction_timeout")
+        wanted = dict(options)
+        if limit is not None:
+            wanted |= {"lock_timeout": limit, "idle_in_transaction_session_timeout": limit}
+            wanted["application_name"] = WORKER_NAME  # by which sweep finds what gets stuck
+        if limit is not None and connection.info.server_version >= 170000:
+            wanted["transaction_timeout"] = limit
+        calls = ", ".join(f"set_config('{name}', '{wanted[name]}', false)" for name in wanted)
         with connection.cursor() as cursor:
-            for name in names:
-                cursor.execute(f"SET {name} = {limit}")
+            cursor.execute(f"SELECT {calls}")
         connection.commit()
 
 
@@ -229,6 +253,10 @@ def explain(error: DBAPIError, url: str) -> Exception:
         return ServiceUnavailableError(
             f"the database {where} has no space left ({reason}); free some and try again"
         )
+    if _is_read_only(error):
+        return ServiceUnavailableError(
+            f"the database {where} takes no writes ({reason}); make it writable and try again"
+        )
     if _is_outage(error):
         return ServiceUnavailableError(
             f"the database {where} does not answer or refused: {reason}; "
@@ -240,7 +268,14 @@ def explain(error: DBAPIError, url: str) -> Exception:
 def _is_outage(error: DBAPIError) -> bool:
     # Without a statement it failed to connect. DatabaseError itself: the file is none, or damaged.
     no_connection = error.connection_invalidated or error.statement is None
-    return no_connection or isinstance(error, OperationalError) or type(error) is DatabaseError
+    ended = getattr(error.orig, "sqlstate", None) in ENDED_SQLSTATES
+    damaged = type(error) is DatabaseError
+    return no_connection or ended or damaged or isinstance(error, OperationalError)
+
+
+def _is_read_only(error: DBAPIError) -> bool:
+    """A standby, or a server whose ``default_transaction_read_only`` is on."""
+    return getattr(error.orig, "sqlstate", None) == READ_ONLY_SQLSTATE
 
 
 def _is_full(error: DBAPIError) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection, case, or_, select, update
+from sqlalchemy import Connection, case, or_, select, text, update
 
 from textmill.core.broker import Publisher, queue_lengths
 from textmill.core.errors import ServiceUnavailableError
@@ -15,15 +15,20 @@ from textmill.core.jobs import ChunkStatus, JobStatus
 from textmill.core.messages import ChunkMessage, queue_name
 from textmill.core.settings import Settings
 from textmill.db.clock import now
-from textmill.db.dispatch import DISPATCHABLE, fill_window, window_size
+from textmill.db.dispatch import DISPATCHABLE, fill_window, publish, window_size
 from textmill.db.jobs import close_if_complete
 from textmill.db.loading import remove_dead_loads
 from textmill.db.models import chunks, jobs, sweeps
-from textmill.db.session import Database
+from textmill.db.session import WORKER_NAME, Database
 from textmill.db.workers import forget_lost_workers
 
 MAX_CHUNKS = 1000  # changed by one round, so that its transaction stays short
 MAX_DOUBLINGS = 10
+END_STUCK_SESSIONS = text(
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = :name "
+    "AND datname = current_database() AND usename = current_user AND pid <> pg_backend_pid() "
+    "AND xact_start < clock_timestamp() - make_interval(secs => :seconds)"
+)
 
 
 @dataclass(slots=True)
@@ -67,6 +72,16 @@ def sweep_once(
     report.messages += lost
     database.transact(forget_lost_workers)
     return report
+
+
+def end_stuck_sessions(connection: Connection, seconds: float) -> None:
+    """On PostgreSQL, end the sessions of workers whose transaction is older than ``seconds``.
+
+    A worker bounds its own transactions to half its lease, but no time limit of the server reaches
+    a COPY that waits for the next row of a client which stands still, with its host, say.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(END_STUCK_SESSIONS, {"name": WORKER_NAME, "seconds": seconds})
 
 
 def release_stalled(connection: Connection) -> int:
@@ -187,9 +202,10 @@ def sweep_and_publish(database: Database, settings: Settings, publisher: Publish
     except ServiceUnavailableError:
         lengths = {}  # nothing can be said about any queue: only old dispatches are repeated
     idle = {pair for pair in waiting if lengths.get(queue_name(*pair)) == 0}
+    database.transact(end_stuck_sessions, settings.lease_seconds)
     report = sweep_once(database, idle_queues=idle, grace_seconds=settings.dispatch_grace_seconds)
     try:
-        publisher.publish(report.messages)
+        publish(database, publisher, report.messages)
     except ServiceUnavailableError as error:
         report.unpublished = str(error)
     return report

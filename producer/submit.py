@@ -27,7 +27,7 @@ from textmill.core.settings import Settings
 from textmill.core.tasks import get_task, nearest, validate_params
 from textmill.db import jobs as jobs_db
 from textmill.db import loading as loading_db
-from textmill.db.dispatch import fill_window, window_size
+from textmill.db.dispatch import fill_window, publish, window_size
 from textmill.db.session import Database
 from textmill.producer.loader import InputDigest, Loader, Progress, encode_input
 from textmill.producer.model_check import check_model
@@ -151,7 +151,7 @@ def dispatch_job(database: Database, publisher: Publisher, job_id: str, queue: s
         return fill_window(connection, job_id, window_size(connection, queue))
 
     try:
-        publisher.publish(database.transact(fill))
+        publish(database, publisher, database.transact(fill))
     except ServiceUnavailableError as error:
         return str(error)
     return None

@@ -17,13 +17,14 @@ from typing import TypeVar
 
 import structlog
 
-from textmill.core.broker import Publisher, served_queues
+from textmill.core.broker import Publisher, queue_lengths, served_queues, worker_queues
 from textmill.core.errors import ServiceUnavailableError
 from textmill.core.messages import ChunkMessage
 from textmill.core.settings import Settings
 from textmill.db import sweep as sweeping
 from textmill.db import workers as worker_table
 from textmill.db.chunks import Claim, give_back, renew_leases, report_load_failure
+from textmill.db.dispatch import publish
 from textmill.db.schema import ensure_schema
 from textmill.db.session import Database
 from textmill.workers.gate import Gate
@@ -155,7 +156,7 @@ class WorkerProcess:
     def publish(self, messages: list[ChunkMessage]) -> None:
         """Send messages; a broker that is away costs nothing, sweep sends them later."""
         try:
-            self.publisher.publish(messages)
+            publish(self.database, self.publisher, messages)
         except ServiceUnavailableError as error:
             log.warning("left to sweep", messages=len(messages), reason=str(error))
 
@@ -216,7 +217,17 @@ class WorkerProcess:
         # A suspect that runs alone keeps the other slots waiting, however long it takes.
         free = 0 if self.gate.closed else self.options.slots - self._in_hand
         if self._starvation.is_starved(waiting=mine, free_slots=free, messages=self._messages):
-            self._replace("dispatched chunks wait, and no message arrives", REPLACE_EXIT_CODE)
+            if self._messages_wait():
+                self._replace("messages wait, and none arrives", REPLACE_EXIT_CODE)
+            self._starvation.reset()
+
+    def _messages_wait(self) -> bool:
+        """True if the broker answers and holds messages for this worker: its consumer is broken."""
+        try:
+            lengths = queue_lengths(self.settings, worker_queues(self.options.queues))
+        except ServiceUnavailableError:
+            return False  # no new process reaches it either
+        return any(lengths.values())
 
     def _watch(self) -> None:
         fault = find_fault(self.pool.engines(), self.settings, woke_at=self._wake_clock.look())

@@ -89,7 +89,7 @@ def _process_suspect(worker: WorkerProcess, claim: Claim) -> None:
     elif verdict is not None:
         log.error("record condemned", chunk=claim.chunk_id, job=claim.job.id, reason=str(verdict))
         outcome = gather_outcome(claim.records, [verdict])
-        _finish(worker, claim, lambda: _complete(worker, claim, outcome))
+        worker.publish(_finish(worker, claim, lambda: _complete(worker, claim, outcome)))
     else:
         log.info("chunk runs alone", chunk=claim.chunk_id, crashes=claim.crashes)
         _process(worker, claim)
@@ -106,9 +106,10 @@ def _split(worker: WorkerProcess, claim: Claim) -> list[ChunkMessage]:
 
 def _process(worker: WorkerProcess, claim: Claim) -> None:
     with worker.holding(claim) as hold:
-        _finish(
+        messages = _finish(
             worker, claim, lambda: _complete(worker, claim, _compute(worker, claim, hold)), hold
         )
+    worker.publish(messages)  # no longer held: it is done, and a broker that is away takes time
 
 
 def _finish(
@@ -116,10 +117,10 @@ def _finish(
     claim: Claim,
     work: Callable[[], list[ChunkMessage]],
     hold: Hold | None = None,
-) -> None:
-    """Do a claimed chunk's work, publish what it asks for, or say what becomes of the chunk."""
+) -> list[ChunkMessage]:
+    """Do a claimed chunk's work; returns what to publish. Says what becomes of it on a failure."""
     try:
-        messages = work()
+        return work()
     except LeaseLostError as error:
         log.info("chunk lost", chunk=claim.chunk_id, reason=str(error))
     except ModelLoadError as error:
@@ -129,8 +130,7 @@ def _finish(
     except Exception as error:
         if hold is None or not hold.lost:
             _give_back(worker, claim, error)
-    else:
-        worker.publish(messages)
+    return []
 
 
 def _compute(worker: WorkerProcess, claim: Claim, hold: Hold) -> ChunkOutcome:

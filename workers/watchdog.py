@@ -73,6 +73,10 @@ class StarvationClock:
         self._since: float | None = None
         self._messages = 0
 
+    def reset(self) -> None:
+        """Begin anew."""
+        self._since = None
+
     def is_starved(self, *, waiting: bool, free_slots: int, messages: int) -> bool:
         """True once that has lasted longer than the limit; called again and again.
 

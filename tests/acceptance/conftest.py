@@ -33,6 +33,7 @@ class Shell:
 
     def __init__(self, folder: Path, **variables: str) -> None:
         self.folder = folder
+        self.prefix: list[str] = []  # a program that runs the commands, in a namespace say
         self.env = os.environ | {
             "TEXTMILL_HOME": str(folder / "home"),
             "TEXTMILL_PLUGINS": "fake_tasks",
@@ -44,7 +45,7 @@ class Shell:
     def run(self, *words: str | Path, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         """``textmill …`` to its end."""
         return subprocess.run(
-            [str(TEXTMILL), *map(str, words)],
+            [*self.prefix, str(TEXTMILL), *map(str, words)],
             cwd=self.folder,
             env=self.env,
             input=stdin,
@@ -64,7 +65,7 @@ class Shell:
         """``textmill …`` in the background; its output goes to a file of the test's folder."""
         with (self.folder / log).open("a") as file:
             process = subprocess.Popen(
-                [str(TEXTMILL), *map(str, words)],
+                [*self.prefix, str(TEXTMILL), *map(str, words)],
                 cwd=self.folder,
                 env=self.env,
                 stdout=file,

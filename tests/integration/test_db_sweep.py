@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import pytest
 from sqlalchemy import update
 
 from textmill.core.broker import Publisher, queue_lengths
+from textmill.core.errors import ServiceUnavailableError
 from textmill.core.jobs import JobStatus, Priority
 from textmill.core.messages import ChunkMessage, queue_name
 from textmill.core.settings import Settings
 from textmill.db import sweep
+from textmill.db.chunks import still_ours
 from textmill.db.clock import now
 from textmill.db.jobs import pause_job
 from textmill.db.loading import remove_dead_loads
 from textmill.db.models import chunks, jobs, payloads, results, sweeps, workers
 from textmill.db.session import Database
 from textmill.db.sweep import (
+    end_stuck_sessions,
     release_stalled,
     sweep_and_publish,
     sweep_once,
@@ -40,7 +44,7 @@ from ..builders import (
     snapshot,
     statuses,
 )
-from ..servers import free_port
+from ..servers import free_port, wait_until
 
 MakeSettings = Callable[..., Settings]
 NORMAL = {("default", "normal")}
@@ -268,3 +272,41 @@ def test_without_a_broker_sql_is_repaired_all_the_same(
     assert "cannot be reached" in str(report.unpublished)
     assert count(database, jobs, jobs.c.id == dead) == 0
     publisher.close()
+
+
+def test_a_worker_that_stands_still_inside_a_copy_does_not_hold_its_chunk(
+    tables_url: str, postgresql: Database
+) -> None:
+    """No time limit of PostgreSQL reaches a COPY that waits for its client's next row."""
+    job_id = make_job(postgresql)
+    (held,) = claim_all(postgresql, job_id, lease=-1)
+    inside, go_on = threading.Event(), threading.Event()
+
+    def stand_still() -> None:
+        with open_database(tables_url, transaction_seconds=0.5) as worker, worker.write() as own:
+            own.execute(update(chunks).where(*still_ours(held)).values(status="done"))
+            with own.connection.cursor().copy("COPY results (record_id) FROM STDIN"):
+                inside.set()
+                go_on.wait(60)
+
+    def try_it() -> None:
+        with pytest.raises(ServiceUnavailableError):
+            stand_still()
+
+    thread = threading.Thread(target=try_it)
+    thread.start()
+    try:
+        assert inside.wait(30)
+        assert postgresql.transact(release_stalled) == 0  # its row is locked
+        postgresql.transact(end_stuck_sessions, 3600)
+        assert postgresql.transact(release_stalled) == 0  # too young to be stuck
+
+        def released() -> bool:
+            postgresql.transact(end_stuck_sessions, 0.5)
+            return postgresql.transact(release_stalled) == 1
+
+        wait_until(released, 30, what="released")
+    finally:
+        go_on.set()
+        thread.join()
+    assert statuses(postgresql, job_id) == ["pending"]

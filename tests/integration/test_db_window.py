@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from queue import SimpleQueue
 
 import pytest
 from sqlalchemy import Connection, select, update
 
+from textmill.core.broker import Publisher
+from textmill.core.errors import ServiceUnavailableError
 from textmill.core.jobs import Priority
 from textmill.core.messages import ChunkMessage
+from textmill.core.settings import Settings
 from textmill.db.chunks import complete_chunk
-from textmill.db.dispatch import MIN_WINDOW, fill_window, window_size
+from textmill.db.dispatch import MIN_WINDOW, fill_window, publish, window_size
 from textmill.db.jobs import fail_job
 from textmill.db.models import chunks, workers
 from textmill.db.session import Database
@@ -34,6 +37,7 @@ from ..builders import (
     put,
     statuses,
 )
+from ..servers import free_port
 
 # Fixtures; imported by name, they would be redefined by every test's parameter.
 tables_url = builders.tables_url
@@ -159,3 +163,18 @@ def test_failing_a_job_waits_for_no_chunk_that_another_holds_and_sweep_tidies_it
     assert claim(postgresql, ChunkMessage(first, 0, "default", "normal")) is None
     assert postgresql.transact(tidy_ended_jobs) == 1
     assert statuses(postgresql, job_id) == ["failed", "failed"]
+
+
+def test_chunks_whose_messages_cannot_be_sent_are_pending_again_for_the_next_to_try(
+    database: Database, settings: Callable[..., Settings]
+) -> None:
+    """A worker that is cut off from the broker must not keep its jobs' windows to itself."""
+    job_id = make_job(database, (1, 1, 1))
+    messages = dispatch(database, job_id)
+    claim(database, messages[0])  # arrived, although its sender heard nothing
+    cut_off = Publisher(settings(broker_url=f"redis://127.0.0.1:{free_port()}/0"))
+    with pytest.raises(ServiceUnavailableError, match="cannot be reached"):
+        publish(database, cut_off, messages)
+    assert statuses(database, job_id) == ["running", "pending", "pending"]
+    assert count(database, chunks, chunks.c.dispatches == 0) == 3  # no repetition is counted
+    assert dispatch(database, job_id) == messages[1:]

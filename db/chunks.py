@@ -329,11 +329,15 @@ def report_load_failure(connection: Connection, claim: Claim, reason: str, *, pl
     ``place`` is the worker's host and device: one host with a wrong path must not drain the queue.
     Returns True if the job failed.
     """
+    ours = connection.execute(select(chunks.c.id).where(*still_ours(claim)).with_for_update())
+    if ours.one_or_none() is None:
+        return False  # overtaken: whoever has the chunk now says what becomes of it
     give_back_chunk(connection, claim, reason, failed=False)
     job = connection.execute(select(jobs).where(jobs.c.id == claim.job.id).with_for_update()).one()
     failed_on = sorted({*(job.load_failures or []), place})
-    live = live_workers(connection, job.queue)
-    if len(failed_on) >= 2 or all(place_of(worker) in failed_on for worker in live):
+    # If the reporter itself does not count as live, the database was away: nobody could say so.
+    live = {place_of(worker) for worker in live_workers(connection, job.queue)}
+    if len(failed_on) >= 2 or (place in live and live <= set(failed_on)):
         return fail_job(connection, job.id, reason)
     connection.execute(update(jobs).where(jobs.c.id == job.id).values(load_failures=failed_on))
     return False

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Row,
     case,
     delete,
+    func,
     or_,
     select,
     update,
@@ -26,7 +27,7 @@ from textmill.core.jobs import (
     sources_of,
 )
 from textmill.db.clock import now
-from textmill.db.models import chunks, jobs, payloads
+from textmill.db.models import chunks, jobs, payloads, results
 
 
 def _visible() -> ColumnElement[bool]:
@@ -81,6 +82,17 @@ def cancel_job(connection: Connection, job_id: str) -> None:
     )
     connection.execute(delete(payloads).where(payloads.c.chunk_id.in_(own)))
     _set_chunks(connection, job_id, (*UNFINISHED, ChunkStatus.FAILED), ChunkStatus.CANCELLED)
+    _count_unloaded(connection, job_id)
+
+
+def _count_unloaded(connection: Connection, job_id: str) -> None:
+    """A job cancelled while it was loaded has rows only of inputs that could not be read."""
+    rows = select(func.count()).where(results.c.job_id == job_id).scalar_subquery()
+    connection.execute(
+        update(jobs)
+        .where(jobs.c.id == job_id, jobs.c.queued_at.is_(None))
+        .values(error_records=rows, total_records=rows)
+    )
 
 
 def pause_job(connection: Connection, job_id: str) -> None:

@@ -47,14 +47,28 @@ def retry_job(connection: Connection, job_id: str) -> int:
     waiting = _revive_waiting(connection, job_id)  # first: the chunks made next are pending too
     again = sum(_retry_errors(connection, job_id, row.id) for row in locked if row.status == "done")
     if again + waiting == 0:
-        raise JobConflictError(
-            f"job {job_id} has no record to run again: its error rows are inputs that could not "
-            "be read, which have to be mended and submitted anew"
-        )
+        raise JobConflictError(f"job {job_id} {_why_nothing_runs(connection, job_id)}")
     connection.execute(
         update(jobs).where(jobs.c.id == job_id).values(error_records=jobs.c.error_records - again)
     )
     return again + waiting
+
+
+def _why_nothing_runs(connection: Connection, job_id: str) -> str:
+    """Of a failed job, what its workers had in hand may be all that is left, or may be done."""
+    running = connection.scalar(
+        select(func.sum(chunks.c.records)).where(
+            chunks.c.job_id == job_id, chunks.c.status == ChunkStatus.RUNNING.value
+        )
+    )
+    if running:
+        return f"has {running} records in work and no other left; retry it when they are done"
+    if get_job(connection, job_id).error_records == 0:
+        return "has a result for every record; nothing is left to run"
+    return (
+        "has no record to run again: its error rows are inputs that could not be read, "
+        "which have to be mended and submitted anew"
+    )
 
 
 def _requeue(connection: Connection, job_id: str) -> None:

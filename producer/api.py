@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
@@ -9,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from textmill.core.broker import Publisher
-from textmill.core.errors import InvalidJobError
+from textmill.core.errors import InvalidJobError, ServiceUnavailableError
 from textmill.core.jobs import ENDED, JobSpec, JobStatus
+from textmill.core.patience import keep_trying
 from textmill.core.settings import load_settings
 from textmill.core.tasks import get_task, load_plugins
 from textmill.db import jobs as jobs_db
 from textmill.db.queries import Result, ResultFilter, count_labels, iter_results
+from textmill.db.rerun import rerun_job
 from textmill.db.retry import retry_job
 from textmill.db.schema import ensure_schema
 from textmill.db.session import Database
@@ -95,16 +98,28 @@ class Job:
         return {"total": row.total_records, "done": row.done_records, "errors": row.error_records}
 
     def wait(self, timeout: float | None = None) -> JobStatus:
-        """Return the job's status once it has ended.
+        """Return the job's status once it has ended; waits for a database that is away, silently.
 
-        Raises TimeoutError after ``timeout`` seconds; the job goes on.
+        Raises TimeoutError after ``timeout`` seconds, whatever answers or not; the job goes on.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while (status := self.status) not in ENDED:
-            if deadline is not None and time.monotonic() > deadline:
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+
+        def pause(seconds: float) -> bool:
+            left = deadline - time.monotonic()
+            time.sleep(max(0.0, min(seconds, left)))
+            return left <= 0
+
+        while True:
+            try:
+                status = keep_trying(lambda: self.status, pause=pause)
+            except ServiceUnavailableError as error:
+                raise TimeoutError(
+                    f"what became of job {self.id} is not known after {timeout} s: {error}"
+                ) from error
+            if status in ENDED:
+                return status
+            if pause(POLL_SECONDS):
                 raise TimeoutError(f"job {self.id} is {status} after {timeout} s")
-            time.sleep(POLL_SECONDS)
-        return status
 
     def results(self, **wanted: Any) -> Iterator[Result]:
         """Its rows in input order; the arguments are the fields of ``ResultFilter``.
@@ -140,9 +155,12 @@ class Job:
         """End it now; raises JobConflictError if it has ended."""
         _session().database.transact(jobs_db.cancel_job, self.id)
 
-    def retry(self) -> int:
-        """Run its error records again; returns how many. Raises JobConflictError if none can."""
-        records = _session().database.transact(retry_job, self.id)
+    def retry(self, *, all: bool = False) -> int:  # noqa: A002 - as the command's option is named
+        """Run its error records again; returns how many. Raises JobConflictError if none can.
+
+        With ``all`` every record runs again, and the results it has are deleted at once.
+        """
+        records = _session().database.transact(rerun_job if all else retry_job, self.id)
         self._dispatch()
         return records
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import sys
-import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from textmill.core.errors import ServiceUnavailableError
 from textmill.core.jobs import JobStatus
+from textmill.core.patience import keep_trying
+from textmill.db.workers import LIVE_SECONDS
 from textmill.producer.summary import Summary, summarize
 from textmill.producer.terminal import duration, emit_json, number, say, share, shorten
 
 if TYPE_CHECKING:
     from textmill.db.session import Database
+
+R = TypeVar("R")
 
 POLL_SECONDS = 0.25
 LINE_SECONDS = 5.0  # between two lines where there is no terminal
@@ -104,7 +109,7 @@ def watch_job(
     starting: str | None = None,
     stopped: Callable[[], str | None] = lambda: None,
 ) -> Summary:
-    """Show the job until it ends and return its last summary.
+    """Show the job until it ends and return its last summary; waits for a database that is away.
 
     ``stopped`` may say why nothing more will happen (a worker that could not start); it then ends
     the watch early. ``starting`` is shown until the first worker is live.
@@ -112,15 +117,45 @@ def watch_job(
     """
     display = _Json() if json else _Live() if sys.stderr.isatty() else _Lines()
     meter = RateMeter()
-    pause = threading.Event()
+    outage = _Outage()
     with display:
         while True:
-            summary = summarize(database, job_id, errors=False)
+            summary = outage.ride_out(lambda: summarize(database, job_id, errors=False))
             display.show(Moment(summary, meter.update(summary.processed), starting))
-            if summary.ended or stopped() is not None:
+            if summary.ended:
                 break
-            pause.wait(POLL_SECONDS)
-    return summarize(database, job_id)
+            if not outage.is_recent and outage.ride_out(stopped) is not None:
+                break
+            time.sleep(POLL_SECONDS)
+    return outage.ride_out(lambda: summarize(database, job_id))
+
+
+class _Outage:
+    """Waits for a database that is away and tells the person, once, for what."""
+
+    def __init__(self) -> None:
+        self._ended_at = -math.inf
+
+    @property
+    def is_recent(self) -> bool:
+        """True while live workers may not have had the time to say that they are."""
+        return time.monotonic() - self._ended_at < LIVE_SECONDS
+
+    def ride_out(self, action: Callable[[], R]) -> R:
+        """``action()``, once the database answers; Ctrl-C ends the waiting."""
+        return keep_trying(action, pause=_sleep, away=self._tell, back=self._end)
+
+    def _tell(self, error: ServiceUnavailableError) -> None:
+        say(f"waiting: {error}")
+
+    def _end(self) -> None:
+        self._ended_at = time.monotonic()
+        say("going on: the database answers again")
+
+
+def _sleep(seconds: float) -> bool:
+    time.sleep(seconds)
+    return False
 
 
 class _Display(ABC):

@@ -31,9 +31,9 @@ ALL = 1000  # a window wider than any job here
 
 
 @contextmanager
-def open_database(url: str, **options: Any) -> Iterator[Database]:
+def open_database(url: str, kind: type[Database] = Database, **options: Any) -> Iterator[Database]:
     """The database as a process opens it; closed at the end."""
-    database = Database.open(load_settings(database_url=url), pool_size=10, **options)
+    database = kind.open(load_settings(database_url=url), pool_size=10, **options)
     try:
         yield database
     finally:

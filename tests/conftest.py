@@ -20,7 +20,7 @@ os.environ["TRANSFORMERS_OFFLINE"] = "1"
 for _name in [name for name in os.environ if name.startswith("TEXTMILL_")]:
     del os.environ[_name]  # a developer's own settings must not reach a test
 
-# ``pytest --hypothesis-profile=thorough --timeout=0`` tries much more than ``make test`` does.
+# ``pytest --hypothesis-profile=thorough`` tries much more than ``make test`` does.
 hypothesis_settings.register_profile("thorough", max_examples=5000, deadline=None)
 
 

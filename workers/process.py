@@ -207,7 +207,7 @@ class WorkerProcess:
             device=self.pool.device,
             models=self.pool.models(),
         )
-        if not known:  # swept away while this machine slept
+        if not known and not self._ended.is_set():  # swept away while this machine slept
             self._register()
 
     def _look_for_starvation(self) -> None:
@@ -249,4 +249,6 @@ class WorkerProcess:
     def _sweep(self) -> None:
         self._look_for_starvation()
         if self.database.transact(sweeping.take_turn, self.settings.sweep_seconds):
-            sweeping.sweep_and_publish(self.database, self.settings, self.publisher)
+            report = sweeping.sweep_and_publish(self.database, self.settings, self.publisher)
+            if report.unpublished is not None:
+                log.warning("left to the next sweep", reason=report.unpublished)

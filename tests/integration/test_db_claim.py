@@ -347,6 +347,25 @@ def test_a_model_that_does_not_load_on_the_only_live_place_fails_the_job(
     assert job_of(database, job_id).status == "failed"
 
 
+def test_an_overtaken_worker_cannot_fail_a_job_for_its_model(database: Database) -> None:
+    job_id = make_job(database)
+    (lost,) = claim_all(database, job_id, lease=-1)
+    database.transact(release_stalled)
+    claim_all(database, job_id, "w2")
+    before = snapshot(database)
+    for place in ("a cpu", "b cpu"):
+        assert not database.transact(report_load_failure, lost, "no such file", place=place)
+    assert snapshot(database) == before
+
+
+def test_a_load_failure_right_after_an_outage_does_not_fail_the_job(database: Database) -> None:
+    """No worker could say that it is live: that the reporter is the only one is not known."""
+    job_id = make_job(database)
+    (claimed,) = claim_all(database, job_id)
+    assert not database.transact(report_load_failure, claimed, "no such file", place="a cpu")
+    assert (job_of(database, job_id).status, statuses(database, job_id)) == ("running", ["pending"])
+
+
 def test_the_payload_of_a_released_chunk_is_kept(database: Database) -> None:
     job_id = make_job(database)
     claim_all(database, job_id, lease=-1)

@@ -90,6 +90,7 @@ def test_a_job_cancelled_while_it_loads_takes_no_more_records(database: Database
     assert snapshot(database) == before
     job = job_of(database, job_id)
     assert (job.status, job.load_expires_at, job.key) == ("cancelled", None, "k")
+    assert (job.error_records, job.total_records) == (1, 1)  # the row it keeps
     assert count(database, payloads) == 0
 
 
@@ -195,6 +196,17 @@ def test_retry_with_nothing_to_run_again_changes_nothing(database: Database) -> 
     with pytest.raises(JobConflictError, match="could not be read"):
         database.transact(retry_job, unreadable)
     assert snapshot(database) == before
+
+
+def test_retry_of_a_failed_job_whose_last_records_are_in_work_says_so(database: Database) -> None:
+    job_id = make_job(database, (3,))
+    (claimed,) = claim_all(database, job_id)
+    assert database.transact(fail_job, job_id, "no model")
+    with pytest.raises(JobConflictError, match="3 records in work"):
+        database.transact(retry_job, job_id)
+    complete(database, claimed)
+    with pytest.raises(JobConflictError, match="a result for every record"):
+        database.transact(retry_job, job_id)
 
 
 def test_retry_of_a_job_without_errors_says_that_there_are_none(database: Database) -> None:

@@ -39,6 +39,7 @@ class Kind:
     lasts: tuple[float, float] = (0.0, 0.0)
     databases: tuple[str, ...] = BOTH
     kills_worker: bool = False
+    by_person: bool = False  # it may have to wait for a database that a fault has locked
 
 
 def _host(mill: Mill, rng: Random) -> Host:
@@ -186,15 +187,13 @@ def pause_the_job(mill: Mill, rng: Random) -> Undo:
         raise NotNow from None
 
     def resume() -> None:
-        while True:
-            try:
-                mill.database.transact(resume_job, job_id)
-                dispatch_job(mill.database, mill.publisher, job_id, "default")
-                return
-            except JobConflictError:  # what ran when it was paused has completed it
-                return
-            except TextmillError:
-                mill.mend()
+        try:
+            mill.database.transact(resume_job, job_id)
+        except JobConflictError:  # what ran when it was paused has completed it
+            return
+        except TextmillError:
+            raise NotNow from None
+        dispatch_job(mill.database, mill.publisher, job_id, "default")
 
     return resume
 
@@ -236,6 +235,6 @@ KINDS = (
     Kind("postgresql crashed", crash_postgresql, (0.0, 1.5), ("postgresql",)),
     Kind("database sessions dropped", drop_sessions, databases=("postgresql",)),
     Kind("database locked", lock_sqlite, (0.3, 2.0), ("sqlite",)),
-    Kind("job paused", pause_the_job, (0.1, 1.0)),
-    Kind("sweep by hand", sweep_too),
+    Kind("job paused", pause_the_job, (0.1, 1.0), by_person=True),
+    Kind("sweep by hand", sweep_too, by_person=True),
 )

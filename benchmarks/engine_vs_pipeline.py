@@ -24,7 +24,7 @@ import transformers
 
 from textmill.core.errors import RecordError
 from textmill.core.jobs import Record
-from textmill.core.tasks import ClassificationParams
+from textmill.core.params import ClassificationParams
 from textmill.workers.engine import Engine
 from textmill.workers.items import ModelRequest, Output
 from textmill.workers.registry import load_runner

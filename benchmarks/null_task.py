@@ -8,7 +8,8 @@ from typing import Any
 
 from textmill.core.errors import RecordError
 from textmill.core.jobs import Record
-from textmill.core.tasks import Task, TaskParams, register
+from textmill.core.params import TaskParams
+from textmill.core.tasks import Task, register
 from textmill.workers.items import Item, ModelRequest, Output
 
 

@@ -1,4 +1,4 @@
-"""The tasks a job can ask for: their inputs, their parameters, and where their runner lives.
+"""The tasks a job can ask for: their options, and where their runner lives.
 
 A runner is named by a string, so that a machine without torch can validate every option.
 """
@@ -9,49 +9,22 @@ import difflib
 import importlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from textmill.core.errors import ConfigurationError, InvalidJobError
-
-
-class TaskParams(BaseModel):
-    """Base of every task's parameters: unknown options are errors, values do not change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ClassificationParams(TaskParams):
-    """Options of ``classification``."""
-
-    top_k: int | None = Field(
-        default=None, ge=1, description="keep the K best scores in detail (default: all)"
-    )
-    multi_label: bool | None = Field(
-        default=None,
-        description="independent labels by sigmoid (default: what the model's config says)",
-    )
-    threshold: float = Field(
-        default=0.5, ge=0, le=1, description="multi-label: a label is given from this score on"
-    )
-    on_long: Literal["truncate", "error"] = Field(
-        default="truncate", description="a text over the model's limit is cut, or an error row"
-    )
-    max_length: int | None = Field(
-        default=None, ge=8, description="token limit below the model's own"
-    )
+from textmill.core.params import ClassificationParams, TaskParams
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One kind of work: its name, input fields, parameters and runner."""
+    """One kind of work: its name, options and runner."""
 
     name: str
     description: str
     params: type[TaskParams]
     runner: str  # "module:Class", imported by workers only
-    inputs: tuple[str, ...] = ("text",)  # the fields a record must have
     chunk_records: int = 256  # a chunk ends at this many records
     architecture: str | None = None  # what the model's class must end with; None: unchecked
 

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Row, delete, func, select, update
 
 from textmill.core.errors import JobConflictError
 from textmill.core.jobs import ChunkStatus, JobStatus, Record
-from textmill.core.tasks import get_task
+from textmill.core.tasks import get_task, validate_params
 from textmill.db.jobs import get_job
 from textmill.db.loading import NewChunk, insert_chunks
 from textmill.db.models import chunks, jobs, label_counts, payloads, results
@@ -123,7 +123,8 @@ def _check_inputs(connection: Connection, job: Row[Any]) -> None:
     kept of error records show them. So a reader that learns to set them must also make the job's
     row say so, and that must be asked here.
     """
-    unstored = [name for name in get_task(job.task).inputs if name not in STORED_INPUTS]
+    fields = validate_params(get_task(job.task), job.params).fields()
+    unstored = [name for name in fields if name not in STORED_INPUTS]
     if unstored:
         raise _input_missing(
             job, f"task {job.task!r} reads {', '.join(unstored)}, which no row has"

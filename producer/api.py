@@ -14,7 +14,7 @@ from textmill.core.errors import InvalidJobError, ServiceUnavailableError
 from textmill.core.jobs import ENDED, JobSpec, JobStatus
 from textmill.core.patience import keep_trying
 from textmill.core.settings import load_settings
-from textmill.core.tasks import get_task, load_plugins
+from textmill.core.tasks import get_task, load_plugins, validate_params
 from textmill.db import jobs as jobs_db
 from textmill.db.queries import Result, ResultFilter, count_labels, iter_results
 from textmill.db.rerun import rerun_job
@@ -37,6 +37,7 @@ from textmill.producer.submit import (
 from textmill.producer.summary import EXIT_CODES
 
 POLL_SECONDS = 0.2
+COLUMN = "_column"
 
 Inputs = str | Path | Sequence[str | Path] | Iterable[Mapping[str, Any]]
 
@@ -170,7 +171,6 @@ def submit(
     *,
     task: str = "classification",
     model: str | Path,
-    text_column: str | None = None,
     id_column: str | None = None,
     limit: int | None = None,
     skip_bad: bool = False,
@@ -186,12 +186,15 @@ def submit(
 ) -> Job:
     """Put a job into the queue and return it; ``params`` are the task's own options.
 
+    ``FIELD_column`` among them names the column of a field that the task reads, such as
+    ``text_column="body"``; by default it is guessed where it is certain.
     ``inputs`` is a file, a list of files, or an iterable of mappings with columns. Raises
     InvalidJobError for anything wrong with the job or its input, and then leaves nothing behind;
     ServiceUnavailableError if the database is away. A broker that is away is no error: the job is
     in SQL, and is dispatched when the broker is back.
     """
     session = _session()
+    columns = {name: params.pop(name) for name in list(params) if name.endswith(COLUMN)}
     spec = JobSpec(
         task=task,
         model=str(model),
@@ -205,14 +208,15 @@ def submit(
         max_error_rate=max_error_rate,
     )
     reading = ReadOptions(
-        columns={"text": text_column} if text_column else {},
+        columns={name.removesuffix(COLUMN): column for name, column in columns.items()},
         id_column=id_column,
         format=input_format,
         limit=limit,
         skip_bad=skip_bad,
     )
     spec = validate_spec(spec, session.settings)
-    with _open(inputs, get_task(task).inputs, reading) as reader:
+    fields = validate_params(get_task(task), spec.params).fields()
+    with _open(inputs, fields, reading) as reader:
         submitted = submit_job(
             session.database,
             session.publisher,

@@ -17,7 +17,7 @@ from typing import Any
 
 from textmill.core.errors import EngineClosedError, ModelLoadError, RecordError, RetryableError
 from textmill.core.jobs import Record
-from textmill.core.tasks import TaskParams
+from textmill.core.params import TaskParams
 from textmill.workers.items import (
     Activity,
     DeviceLostError,

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from textmill.core.errors import RecordError, RetryableError
 from textmill.core.jobs import Record
-from textmill.core.tasks import TaskParams
+from textmill.core.params import TaskParams
 
 
 class DeviceOutOfMemoryError(RetryableError):

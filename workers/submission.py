@@ -12,7 +12,7 @@ from typing import Any
 
 from textmill.core.errors import RecordError
 from textmill.core.jobs import Record
-from textmill.core.tasks import TaskParams
+from textmill.core.params import TaskParams
 from textmill.workers.items import Item, Output, Runner
 from textmill.workers.scheduler import Entry
 

@@ -19,6 +19,7 @@ from textmill.producer.cli import (
     run,
     submit,
     sweep,
+    tasks,
     watch,
     worker,
 )
@@ -41,8 +42,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
-app.command("run")(run.run)
-app.command("submit")(submit.submit)
+# What these two do not know may be an option of the task: see task_options.
+task_options = {"allow_extra_args": True, "ignore_unknown_options": True}
+app.command("run", context_settings=task_options)(run.run)
+app.command("submit", context_settings=task_options)(submit.submit)
+app.command("tasks")(tasks.tasks)
 app.command("jobs")(jobs.list_jobs)
 app.command("show")(jobs.show)
 app.command("watch")(watch.watch)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-Inputs = Annotated[
-    list[Path] | None,
+Arguments = Annotated[
+    list[str] | None,
     typer.Argument(
-        metavar="INPUT...",
-        help="Files (.csv .tsv .jsonl .parquet .txt, also .gz and .zst), or - for stdin.",
+        metavar="INPUT... [OPTIONS OF THE TASK]",
+        help="Files (.csv .tsv .jsonl .parquet .txt, also .gz and .zst), or - for stdin. "
+        "`textmill tasks TASK` lists the options of a task; --FIELD-column names the column of "
+        "a field that it reads, such as --text-column body.",
         show_default=False,
     ),
 ]
@@ -23,9 +24,6 @@ Revision = Annotated[
     str | None, typer.Option(help="Commit, tag or branch of a hub model.", show_default=False)
 ]
 Dtype = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
-TextColumn = Annotated[
-    str | None, typer.Option(help="Column that holds the text.", show_default="a guess")
-]
 IdColumn = Annotated[
     str | None, typer.Option(help="Column that holds each record's id.", show_default="its index")
 ]
@@ -70,40 +68,6 @@ MaxErrorRate = Annotated[
         metavar="SHARE",
         help="Fail the job above this share of error records, such as 5%.",
         show_default=False,
-    ),
-]
-Params = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--param",
-        "-p",
-        metavar="NAME=VALUE",
-        help="An option of the task, such as top_k=3 or multi_label=true.",
-        show_default=False,
-    ),
-]
-TopK = Annotated[
-    int | None,
-    typer.Option("--top-k", help="Keep the K best scores of each record.", show_default="all"),
-]
-MultiLabel = Annotated[
-    bool | None,
-    typer.Option(
-        "--multi-label/--single-label",
-        help="Independent labels (sigmoid), or exactly one.",
-        show_default="as the model says",
-    ),
-]
-Threshold = Annotated[
-    float | None,
-    typer.Option(help="Multi-label: give a label from this score on.", show_default="0.5"),
-]
-OnLong = Annotated[
-    str | None,
-    typer.Option(
-        "--on-long",
-        help="A text over the model's limit: truncate (marked in detail) or error.",
-        show_default="truncate",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, for scripts.")]

@@ -36,10 +36,9 @@ ResumeJob = Annotated[
 
 
 def run(
-    inputs: o.Inputs = None,
+    arguments: o.Arguments = None,
     task: o.TaskName = "classification",
     model: o.Model = "",
-    text_column: o.TextColumn = None,
     id_column: o.IdColumn = None,
     input_format: o.Format = None,
     delimiter: o.Delimiter = None,
@@ -48,11 +47,6 @@ def run(
     skip_bad: o.SkipBad = False,
     limit: o.Limit = None,
     dry_run: o.DryRun = False,
-    top_k: o.TopK = None,
-    multi_label: o.MultiLabel = None,
-    threshold: o.Threshold = None,
-    on_long: o.OnLong = None,
-    param: o.Params = None,
     revision: o.Revision = None,
     dtype: o.Dtype = "auto",
     name: o.Name = None,
@@ -74,7 +68,7 @@ def run(
     """
     given = dict(locals())
     if resume is not None:
-        if inputs or dry_run:
+        if arguments or dry_run:
             raise typer.BadParameter("takes no INPUT and no --dry-run", param_hint="--resume")
         submission = None
     else:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
 import typer
 
 from textmill.producer.cli import options as o
@@ -37,17 +38,17 @@ class Submission:
 
     def open(self) -> RecordReader:
         """Open the inputs; raises InputError."""
-        from textmill.core.tasks import get_task
+        from textmill.core.tasks import get_task, validate_params
         from textmill.producer.readers import open_records
 
-        return open_records(self.inputs, get_task(self.spec.task).inputs, self.reading)
+        params = validate_params(get_task(self.spec.task), self.spec.params)
+        return open_records(self.inputs, params.fields(), self.reading)
 
 
 def submit(
-    inputs: o.Inputs = None,
+    arguments: o.Arguments = None,
     task: o.TaskName = "classification",
     model: o.Model = "",
-    text_column: o.TextColumn = None,
     id_column: o.IdColumn = None,
     input_format: o.Format = None,
     delimiter: o.Delimiter = None,
@@ -56,11 +57,6 @@ def submit(
     skip_bad: o.SkipBad = False,
     limit: o.Limit = None,
     dry_run: o.DryRun = False,
-    top_k: o.TopK = None,
-    multi_label: o.MultiLabel = None,
-    threshold: o.Threshold = None,
-    on_long: o.OnLong = None,
-    param: o.Params = None,
     revision: o.Revision = None,
     dtype: o.Dtype = "auto",
     name: o.Name = None,
@@ -95,20 +91,25 @@ def make_submission(**given: Any) -> Submission:
     """A Submission of the command's options; raises InvalidJobError."""
     from textmill.core.errors import InvalidJobError
     from textmill.core.jobs import JobSpec
+    from textmill.core.settings import load_settings
+    from textmill.core.tasks import load_plugins
+    from textmill.producer.cli.task_options import split_arguments
     from textmill.producer.readers import ReadOptions
     from textmill.producer.submit import name_after, parse_priority
 
-    if not given["inputs"]:
+    load_plugins(load_settings().plugins)
+    options = split_arguments(given["arguments"] or [], given["task"], _own_options())
+    if not options.inputs:
         raise typer.BadParameter("expected at least one file, or - for stdin", param_hint="INPUT")
     if not given["model"]:
         raise typer.BadParameter("expected a folder or a hub name", param_hint="--model")
     if given["quoting"] not in ("minimal", "none"):
         raise InvalidJobError(f"--quoting is {given['quoting']!r}; expected minimal or none")
-    inputs = given["inputs"]
+    inputs = [Path(name) for name in options.inputs]
     spec = JobSpec(
         task=given["task"],
         model=given["model"],
-        params=_task_params(given),
+        params=options.params,
         revision=given["revision"],
         dtype=given["dtype"],
         name=given["name"] or name_after(inputs),
@@ -118,7 +119,7 @@ def make_submission(**given: Any) -> Submission:
         max_error_rate=parse_rate(given["max_error_rate"]),
     )
     reading = ReadOptions(
-        columns={"text": given["text_column"]} if given["text_column"] else {},
+        columns=options.columns,
         id_column=given["id_column"],
         format=given["input_format"],
         delimiter=given["delimiter"],
@@ -130,18 +131,10 @@ def make_submission(**given: Any) -> Submission:
     return Submission(inputs=inputs, spec=spec, reading=reading)
 
 
-def _task_params(given: dict[str, Any]) -> dict[str, Any]:
-    params: dict[str, Any] = {
-        name: given[name]
-        for name in ("top_k", "multi_label", "threshold", "on_long")
-        if given[name] is not None
-    }
-    for pair in given["param"] or []:
-        name, equals, value = pair.partition("=")
-        if not equals or not name:
-            raise typer.BadParameter(f"{pair!r} is no NAME=VALUE", param_hint="--param")
-        params[name.replace("-", "_")] = value
-    return params
+def _own_options() -> list[str]:
+    """The options that the running command itself declares."""
+    parameters = click.get_current_context().command.params
+    return [name for one in parameters for name in one.opts if name.startswith("--")]
 
 
 def parse_rate(value: str | None) -> float | None:

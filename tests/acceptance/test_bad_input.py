@@ -55,7 +55,8 @@ def test_a_missing_file_is_named(shell: Shell) -> None:
     ("options", "parts"),
     [
         (["--task", "clasification"], ["'clasification'", "did you mean 'classification'"]),
-        (["--param", "topk=3"], ["'topk'", "did you mean 'top_k'"]),
+        (["--topk", "3"], ["--topk", "did you mean '--top-k'"]),
+        (["--id-colum", "id"], ["did you mean '--id-column'"]),
         (["--top-k", "0"], ["top_k"]),
         (["--max-error-rate", "5 percent"], ["5 percent", "5%"]),
         (["--queue", "a b"], ["'a b'"]),

@@ -11,6 +11,7 @@ from sqlalchemy import Row, select
 
 from textmill.core.errors import JobConflictError
 from textmill.core.jobs import JobStatus, Record
+from textmill.core.params import ClassificationParams
 from textmill.core.tasks import TASKS
 from textmill.db import rerun
 from textmill.db.chunks import ChunkOutcome, Claim, LeaseLostError, complete_chunk
@@ -243,7 +244,12 @@ def test_a_task_that_reads_more_than_a_row_keeps_is_refused(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = ended_job(database, (2,))
-    task = replace(TASKS["classification"], inputs=("question", "text", "context"))
+
+    class Questions(ClassificationParams):
+        def fields(self) -> tuple[str, ...]:
+            return ("question", "text", "context")
+
+    task = replace(TASKS["classification"], params=Questions)
     monkeypatch.setitem(TASKS, "classification", task)
     refused(database, job_id, "reads question, context, which no row has; submit them again")
 

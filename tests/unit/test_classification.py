@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from textmill.core.checkpoints import count_parameters
 from textmill.core.errors import ModelLoadError, RecordError
 from textmill.core.jobs import Record
-from textmill.core.tasks import ClassificationParams
+from textmill.core.params import ClassificationParams
 from textmill.workers.engine import Engine
 from textmill.workers.items import DeviceLostError, DeviceOutOfMemoryError, ModelRequest, Output
 from textmill.workers.registry import estimate_bytes, load_runner

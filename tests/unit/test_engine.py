@@ -12,7 +12,7 @@ import pytest
 
 from textmill.core.errors import EngineClosedError, ModelLoadError, RecordError
 from textmill.core.jobs import Record
-from textmill.core.tasks import TaskParams
+from textmill.core.params import TaskParams
 from textmill.workers.engine import Activity, Engine, EngineState, Submission
 from textmill.workers.items import DeviceLostError, DeviceOutOfMemoryError, Item, Output
 from textmill.workers.scheduler import GOOD_BATCHES_TO_RECOVER

@@ -12,8 +12,8 @@ import pytest
 
 from textmill.core.errors import EngineClosedError, ModelLoadError, RecordError, RetryableError
 from textmill.core.jobs import Record
+from textmill.core.params import TaskParams
 from textmill.core.settings import load_settings
-from textmill.core.tasks import TaskParams
 from textmill.workers import models
 from textmill.workers.engine import Engine, EngineState
 from textmill.workers.items import DeviceOutOfMemoryError, Item, ModelRequest, Output

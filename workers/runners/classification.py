@@ -15,7 +15,8 @@ import transformers
 from textmill.core.checkpoints import Checkpoint, open_checkpoint, require_architecture
 from textmill.core.errors import InvalidJobError, ModelLoadError, RecordError
 from textmill.core.jobs import Record
-from textmill.core.tasks import ClassificationParams, TaskParams, get_task, validate_params
+from textmill.core.params import ClassificationParams, TaskParams
+from textmill.core.tasks import get_task, validate_params
 from textmill.workers.items import Item, ModelRequest, Output
 from textmill.workers.runners import devices
 from textmill.workers.runners.tokenizing import TextTokenizer, load_tokenizer

@@ -1,0 +1,110 @@
+"""Options that belong to the task: ``--top-k 3``, ``--no-multi-label``, ``--question-column q``.
+
+Which there are says the task's model in ``core.params``; the command line declares none of them.
+So a command takes what it does not know as an argument, and here inputs and options part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+from textmill.core.errors import InvalidJobError
+from textmill.core.params import TaskParams
+from textmill.core.tasks import get_task, nearest
+
+COLUMN = "-column"
+NO = "no-"
+
+
+@dataclass(slots=True)
+class TaskOptions:
+    """A command's arguments: its inputs, the columns of the task's fields, the task's options."""
+
+    inputs: list[str] = field(default_factory=list)
+    columns: dict[str, str] = field(default_factory=dict)
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+def split_arguments(arguments: Sequence[str], task: str, known: Iterable[str]) -> TaskOptions:
+    """Part inputs from options of the task; ``known`` are the command's own options, for advice.
+
+    Raises InvalidJobError for an option that nobody has, or that lacks its value.
+    """
+    model = get_task(task).params
+    found = TaskOptions()
+    waiting = iter(arguments)
+    for word in waiting:
+        if not word.startswith("-") or word == "-":
+            found.inputs.append(word)
+            continue
+        name, equals, value = word.removeprefix("--").partition("=")
+        if name.endswith(COLUMN):
+            own = value if equals else _value(word, waiting)
+            found.columns[_python_name(name.removesuffix(COLUMN))] = own
+            continue
+        option, implied = _resolve(model, name)
+        if option is None:
+            raise _unknown(word, task, model, known)
+        if implied is not None:
+            found.params[option] = value if equals else implied
+        else:
+            _add(found.params, option, value if equals else _value(word, waiting), model)
+    return found
+
+
+def _resolve(model: type[TaskParams], name: str) -> tuple[str | None, bool | None]:
+    """The option of this name, and for a switch what it means without a value."""
+    option = _python_name(name)
+    if option in model.model_fields:
+        return option, True if _is_switch(model, option) else None
+    negated = _python_name(name.removeprefix(NO))
+    if name.startswith(NO) and negated in model.model_fields and _is_switch(model, negated):
+        return negated, False
+    return None, None
+
+
+def _is_switch(model: type[TaskParams], option: str) -> bool:
+    kind = model.model_fields[option].annotation
+    return kind is bool or bool in get_args(kind)
+
+
+def _is_list(model: type[TaskParams], option: str) -> bool:
+    kind = model.model_fields[option].annotation
+    return any(getattr(one, "__origin__", None) is tuple for one in (kind, *get_args(kind)))
+
+
+def _add(params: dict[str, Any], option: str, value: str, model: type[TaskParams]) -> None:
+    """The last value counts; an option that takes several collects them."""
+    if _is_list(model, option):
+        params[option] = [*params.get(option, []), value]
+    else:
+        params[option] = value
+
+
+def _value(word: str, waiting: Iterable[str]) -> str:
+    value = next(iter(waiting), None)
+    if value is None:
+        raise InvalidJobError(f"option {word} has no value")
+    return value
+
+
+def _python_name(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def option_name(option: str) -> str:
+    """``top_k`` as a person types it."""
+    return f"--{option.replace('_', '-')}"
+
+
+def _unknown(
+    word: str, task: str, model: type[TaskParams], known: Iterable[str]
+) -> InvalidJobError:
+    name = word.partition("=")[0]
+    own = [option_name(option) for option in model.model_fields]
+    return InvalidJobError(
+        f"no option {name}{nearest(name, [*own, *known])}; task {task!r} has: "
+        f"{', '.join(own) or 'none'}"
+    )

@@ -1,0 +1,52 @@
+"""``textmill tasks``: what can be done, and with which options."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from textmill.producer.cli import options as o
+from textmill.producer.cli.task_options import option_name
+from textmill.producer.terminal import emit_json, table
+
+Name = Annotated[str | None, typer.Argument(metavar="TASK", show_default=False)]
+
+
+def tasks(name: Name = None, json: o.Json = False) -> None:
+    """List the tasks, or the options of one with their defaults.
+
+    \b
+    Examples:
+      textmill tasks
+      textmill tasks classification
+    """
+    from textmill.core.settings import load_settings
+    from textmill.core.tasks import TASKS, get_task, load_plugins
+
+    load_plugins(load_settings().plugins)
+    chosen = [get_task(name)] if name else list(TASKS.values())
+    if json:
+        emit_json([_as_dict(task) for task in chosen])
+    elif name:
+        print(f"{chosen[0].name}: {chosen[0].description}\n")
+        rows = [[row["option"], row["default"], row["meaning"]] for row in _options(chosen[0])]
+        print(table(["option", "default", "meaning"], rows) if rows else "no options")
+    else:
+        print(table(["task", "does"], [[task.name, task.description] for task in chosen]))
+        print("\n`textmill tasks TASK` lists the options of one")
+
+
+def _as_dict(task: Any) -> dict[str, Any]:
+    return {"task": task.name, "description": task.description, "options": _options(task)}
+
+
+def _options(task: Any) -> list[dict[str, str]]:
+    return [
+        {
+            "option": option_name(option),
+            "default": "" if field.default is None else str(field.default),
+            "meaning": field.description or "",
+        }
+        for option, field in task.params.model_fields.items()
+    ]

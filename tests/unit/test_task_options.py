@@ -1,0 +1,78 @@
+"""Options of a task on the command line: what they become, and what is said of wrong ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pydantic import Field
+
+from textmill.core.errors import InvalidJobError
+from textmill.core.params import TaskParams
+from textmill.core.tasks import TASKS, Task, validate_params
+from textmill.producer.cli.task_options import TaskOptions, split_arguments
+
+OWN = ["--limit", "--id-column", "--skip-bad"]
+
+
+class GivenParams(TaskParams):
+    """Every kind of option."""
+
+    question: str | None = Field(default=None, description="a text")
+    max_new_tokens: int = Field(default=16, description="a number")
+    multi_label: bool | None = Field(default=None, description="a switch that has a default")
+    stop: tuple[str, ...] = Field(default=(), description="several")
+
+
+@pytest.fixture(autouse=True)
+def task(monkeypatch: pytest.MonkeyPatch) -> Iterator[Task]:
+    given = Task("given", "for tests", GivenParams, "nowhere:Runner")
+    monkeypatch.setitem(TASKS, "given", given)
+    yield given
+
+
+def split(*words: str) -> TaskOptions:
+    return split_arguments(words, "given", OWN)
+
+
+@pytest.mark.parametrize(
+    ("words", "params"),
+    [
+        (["--question", "who? --not-me"], {"question": "who? --not-me"}),
+        (["--question=a=b"], {"question": "a=b"}),
+        (["--question", "--stop"], {"question": "--stop"}),
+        (["--question", "a", "--question", "b"], {"question": "b"}),
+        (["--max-new-tokens", "3"], {"max_new_tokens": "3"}),
+        (["--multi-label"], {"multi_label": True}),
+        (["--no-multi-label"], {"multi_label": False}),
+        (["--stop", "a", "--stop", "b"], {"stop": ["a", "b"]}),
+    ],
+)
+def test_an_option_becomes_what_the_task_takes(
+    task: Task, words: list[str], params: dict[str, Any]
+) -> None:
+    found = split("one.csv", *words, "-", "two//x.csv")
+    assert found == TaskOptions(["one.csv", "-", "two//x.csv"], {}, params)
+    validate_params(task, found.params)
+
+
+def test_a_column_is_named_for_any_field() -> None:
+    found = split("--question-column", "frage", "in.csv", "--text-column=body")
+    assert found == TaskOptions(["in.csv"], {"question": "frage", "text": "body"}, {})
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        (["--max-new-token", "3"], "did you mean '--max-new-tokens'"),
+        (["--limt", "3"], "did you mean '--limit'"),
+        (["--no-question"], "--question, --max-new-tokens, --multi-label, --stop"),
+        (["-q"], "no option -q"),
+        (["--question"], "--question has no value"),
+        (["--text-column"], "--text-column has no value"),
+    ],
+)
+def test_a_wrong_option_is_named_with_the_nearest_right_one(words: list[str], advice: str) -> None:
+    with pytest.raises(InvalidJobError, match=advice):
+        split("in.csv", *words)

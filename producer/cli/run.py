@@ -36,6 +36,7 @@ ResumeJob = Annotated[
 
 
 def run(
+    call: typer.Context,
     arguments: o.Arguments = None,
     task: o.TaskName = "classification",
     model: o.Model = "",

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
 import typer
 
 from textmill.producer.cli import options as o
@@ -46,6 +45,7 @@ class Submission:
 
 
 def submit(
+    call: typer.Context,
     arguments: o.Arguments = None,
     task: o.TaskName = "classification",
     model: o.Model = "",
@@ -98,7 +98,7 @@ def make_submission(**given: Any) -> Submission:
     from textmill.producer.submit import name_after, parse_priority
 
     load_plugins(load_settings().plugins)
-    options = split_arguments(given["arguments"] or [], given["task"], _own_options())
+    options = split_arguments(given["arguments"] or [], given["task"], _own_options(given["call"]))
     if not options.inputs:
         raise typer.BadParameter("expected at least one file, or - for stdin", param_hint="INPUT")
     if not given["model"]:
@@ -131,10 +131,9 @@ def make_submission(**given: Any) -> Submission:
     return Submission(inputs=inputs, spec=spec, reading=reading)
 
 
-def _own_options() -> list[str]:
-    """The options that the running command itself declares."""
-    parameters = click.get_current_context().command.params
-    return [name for one in parameters for name in one.opts if name.startswith("--")]
+def _own_options(call: typer.Context) -> list[str]:
+    """The options that the command itself declares."""
+    return [name for one in call.command.params for name in one.opts if name.startswith("--")]
 
 
 def parse_rate(value: str | None) -> float | None:

@@ -28,11 +28,11 @@ from textmill.db.session import Database
 
 from ...servers import PostgresServer, ValkeyServer, die_with_parent
 
-PLUGINS = Path(__file__).parents[2] / "plugins"
+ROOT = Path(__file__).parents[3]
 LEASE_SECONDS = 1.5
 WORKER_SETTINGS = {
     "TEXTMILL_PLUGINS": "fake_tasks",
-    "PYTHONPATH": str(PLUGINS),
+    "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'plugins'}",  # this tree, in any copy
     "TEXTMILL_SLOTS": "2",
     "TEXTMILL_LEASE_SECONDS": str(LEASE_SECONDS),
     "TEXTMILL_SWEEP_SECONDS": "0.3",

@@ -37,7 +37,7 @@ class Shell:
         self.env = os.environ | {
             "TEXTMILL_HOME": str(folder / "home"),
             "TEXTMILL_PLUGINS": "fake_tasks",
-            "PYTHONPATH": str(ROOT / "tests" / "plugins"),
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'plugins'}",
             **variables,
         }
         self.started: list[subprocess.Popen[str]] = []

@@ -35,6 +35,10 @@ class ServiceUnavailableError(TextmillError):
     """The database or the broker does not answer, refuses the login, or has no space."""
 
 
+class NoSpaceError(ServiceUnavailableError):
+    """The database's disk is full: waiting alone does not mend that."""
+
+
 class ModelLoadError(TextmillError):
     """A model cannot be loaded as what the task needs; the message says what was found."""
 

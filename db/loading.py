@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from textmill.core.errors import JobConflictError
@@ -91,7 +91,7 @@ def add_chunks(
         .values(load_expires_at=now() + load_seconds)
     )
     if renewed.rowcount != 1:
-        raise JobConflictError(f"job {job_id} was cancelled while it was being loaded")
+        raise _not_loading(connection, job_id)
     insert_chunks(connection, job_id, new)
 
 
@@ -139,8 +139,26 @@ def finish_loading(
         )
     )
     if changed.rowcount != 1:
-        raise JobConflictError(f"job {job_id} was cancelled while it was being loaded")
+        raise _not_loading(connection, job_id)
     return status
+
+
+def _not_loading(connection: Connection, job_id: str) -> JobConflictError:
+    if connection.scalar(select(jobs.c.id).where(jobs.c.id == job_id)) is None:
+        return JobConflictError(
+            f"job {job_id} was given up, because nothing of it reached the database for the "
+            "length of its load lease; submit it again"
+        )
+    return JobConflictError(f"job {job_id} was cancelled while it was being loaded")
+
+
+def count_loaded(connection: Connection, job_id: str) -> tuple[int, int]:
+    """How many chunks and how many error rows of a loading job are written."""
+    written = [
+        connection.scalar(select(func.count()).where(table.c.job_id == job_id)) or 0
+        for table in (chunks, results)
+    ]
+    return written[0], written[1]
 
 
 def expire_load(connection: Connection, job_id: str) -> None:

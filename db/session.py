@@ -24,7 +24,7 @@ from sqlalchemy.exc import (
     OperationalError,
 )
 
-from textmill.core.errors import ConfigurationError, ServiceUnavailableError
+from textmill.core.errors import ConfigurationError, NoSpaceError, ServiceUnavailableError
 from textmill.core.settings import Settings
 
 P = ParamSpec("P")
@@ -250,7 +250,7 @@ def explain(error: DBAPIError, url: str) -> Exception:
     reason = str(error.orig).strip().split("\n")[0]
     where = make_url(url).render_as_string(hide_password=True)
     if _is_full(error):
-        return ServiceUnavailableError(
+        return NoSpaceError(
             f"the database {where} has no space left ({reason}); free some and try again"
         )
     if _is_read_only(error):

@@ -64,13 +64,13 @@ def sweep_once(
     report = SweepReport()
     report.stalled = database.transact(release_stalled)
     report.tidied = database.transact(tidy_ended_jobs)
-    report.dead_loads = database.transact(remove_dead_loads)
     for job_id, queue in database.transact(_open_jobs):
         report.messages += database.transact(_refill, job_id, queue)
     lost = database.transact(redispatch_lost, idle_queues, grace_seconds)
     report.republished = len(lost)
     report.messages += lost
     database.transact(forget_lost_workers)
+    report.dead_loads = database.transact(remove_dead_loads)  # last: a large one may take too long
     return report
 
 
@@ -202,10 +202,10 @@ def sweep_and_publish(database: Database, settings: Settings, publisher: Publish
     except ServiceUnavailableError:
         lengths = {}  # nothing can be said about any queue: only old dispatches are repeated
     idle = {pair for pair in waiting if lengths.get(queue_name(*pair)) == 0}
-    database.transact(end_stuck_sessions, settings.lease_seconds)
     report = sweep_once(database, idle_queues=idle, grace_seconds=settings.dispatch_grace_seconds)
     try:
         publish(database, publisher, report.messages)
     except ServiceUnavailableError as error:
         report.unpublished = str(error)
+    database.transact(end_stuck_sessions, settings.lease_seconds)
     return report

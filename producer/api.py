@@ -101,7 +101,8 @@ class Job:
     def wait(self, timeout: float | None = None) -> JobStatus:
         """Return the job's status once it has ended; waits for a database that is away, silently.
 
-        Raises TimeoutError after ``timeout`` seconds, whatever answers or not; the job goes on.
+        Raises TimeoutError after ``timeout`` seconds; the job goes on. (A server that takes a
+        question and never answers is waited for until the connection is given up.)
         """
         deadline = math.inf if timeout is None else time.monotonic() + timeout
 

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import orjson
 from sqlalchemy import Connection
 
-from textmill.core.errors import TextmillError
+from textmill.core.errors import NoSpaceError, ServiceUnavailableError, TextmillError
 from textmill.core.jobs import BadRecord, JobSpec, JobStatus, Record
+from textmill.core.patience import keep_trying
 from textmill.core.tasks import Task, get_task
 from textmill.db import loading as loading_db
+from textmill.db.jobs import get_job
 from textmill.db.loading import NewChunk
 from textmill.db.payloads import MAX_CHUNK_BYTES, compress, encode_record
 from textmill.db.results import ResultRow, to_json, write_results
 from textmill.db.session import Database
 from textmill.producer.readers import IdCheck, RecordReader
+
+R = TypeVar("R")
+OnWait = Callable[[ServiceUnavailableError], None]
 
 FLUSH_RECORDS = 4096  # one write transaction: about 30 ms on SQLite, so others get their turn
 FLUSH_BYTES = 8 << 20
@@ -82,6 +89,7 @@ class Loader:
         *,
         lease_seconds: float,
         progress: Progress | None = None,
+        on_wait: OnWait = lambda error: None,
     ) -> None:
         self.records = 0
         self.errors = 0
@@ -90,6 +98,8 @@ class Loader:
         self._task: Task = get_task(spec.task)
         self._digest = InputDigest(spec)
         self._progress = progress
+        self._on_wait = on_wait
+        self._written = [0, 0]  # chunks and error rows
         self._lease_seconds = lease_seconds
         self._batch = _Batch()
         self._lines: list[bytes] = []
@@ -107,13 +117,43 @@ class Loader:
             ids.finish()
         self._end_chunk()
         self._flush()
-        return self._database.transact(
-            loading_db.finish_loading,
+        return self._patiently(self._finish)
+
+    def _finish(self, connection: Connection, again: bool) -> JobStatus:
+        if again:  # the first answer may have been lost
+            job = get_job(connection, self._job_id)
+            if job.queued_at is not None:
+                return JobStatus(job.status)
+        return loading_db.finish_loading(
+            connection,
             self._job_id,
             total=self.records,
             errors=self.errors,
             input_hash=self._digest.value,
         )
+
+    def _patiently(self, change: Callable[[Connection, bool], R]) -> R:
+        """Run the change; while the database is away again, for as long as the load lease lasts.
+
+        The second argument of ``change`` says whether an earlier try may have been committed.
+        """
+        deadline = time.monotonic() + self._lease_seconds
+        tries = itertools.count()
+
+        def pause(seconds: float) -> bool:
+            time.sleep(seconds)
+            return time.monotonic() > deadline
+
+        return keep_trying(
+            lambda: self._database.transact(change, next(tries) > 0),
+            pause=pause,
+            away=self._away,
+        )
+
+    def _away(self, error: ServiceUnavailableError) -> None:
+        if isinstance(error, NoSpaceError):
+            raise error
+        self._on_wait(error)
 
     @contextmanager
     def _renewing(self) -> Iterator[None]:
@@ -126,8 +166,10 @@ class Loader:
                     self._database.transact(
                         loading_db.add_chunks, self._job_id, [], load_seconds=self._lease_seconds
                     )
+                except ServiceUnavailableError:
+                    continue  # it may be back before the lease ends
                 except TextmillError:
-                    return  # cancelled, or no database: the next write says so
+                    return  # cancelled: the next write says so
 
         thread = threading.Thread(target=renew, name="load lease", daemon=True)
         thread.start()
@@ -175,11 +217,15 @@ class Loader:
     def _flush(self) -> None:
         batch, self._batch = self._batch, _Batch()
         if batch.records:
-            self._database.transact(self._write, batch)
+            self._patiently(lambda connection, again: self._write(connection, batch, again))
+            self._written[0] += len(batch.chunks)
+            self._written[1] += len(batch.error_rows)
         if self._progress is not None:
             self._progress(self.records)
 
-    def _write(self, connection: Connection, batch: _Batch) -> None:
+    def _write(self, connection: Connection, batch: _Batch, again: bool) -> None:
+        if again and loading_db.count_loaded(connection, self._job_id) != tuple(self._written):
+            return  # it was committed, and the answer was lost
         loading_db.add_chunks(
             connection,
             self._job_id,

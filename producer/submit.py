@@ -29,7 +29,7 @@ from textmill.db import jobs as jobs_db
 from textmill.db import loading as loading_db
 from textmill.db.dispatch import fill_window, publish, window_size
 from textmill.db.session import Database
-from textmill.producer.loader import InputDigest, Loader, Progress, encode_input
+from textmill.producer.loader import InputDigest, Loader, OnWait, Progress, encode_input
 from textmill.producer.model_check import check_model
 from textmill.producer.readers import IdCheck, RecordReader
 
@@ -96,12 +96,14 @@ def submit_job(
     *,
     lease_seconds: float = 60,
     progress: Progress | None = None,
+    on_wait: OnWait = lambda error: None,
 ) -> Submitted:
     """Write the job and its records, dispatch its first chunks, and say what became of it.
 
     ``spec`` is as ``validate_spec`` returned it. Raises InputError for a bad input (nothing is
     left behind), JobConflictError if the key belongs to other input or the job was cancelled while
-    loading, ServiceUnavailableError if the database is away.
+    loading, ServiceUnavailableError if the database is away: at once if it is away at the start,
+    later only after ``lease_seconds``. ``on_wait`` is called when a wait begins.
     """
     database.transact(loading_db.remove_dead_loads)  # one may hold the key, with no worker to sweep
     try:
@@ -115,7 +117,9 @@ def submit_job(
         if spec.key is None or not loading_db.is_key_conflict(error):
             raise
         return _earlier_job(database, spec, reader)
-    loader = Loader(database, job_id, spec, lease_seconds=lease_seconds, progress=progress)
+    loader = Loader(
+        database, job_id, spec, lease_seconds=lease_seconds, progress=progress, on_wait=on_wait
+    )
     try:
         status = loader.load(reader)
     except BaseException:  # Ctrl-C too: a submission that ends early leaves no half job

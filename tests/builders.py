@@ -19,8 +19,8 @@ from textmill.db.chunks import ChunkOutcome, Claim, claim_chunk, complete_chunk
 from textmill.db.dispatch import fill_window
 from textmill.db.jobs import get_job
 from textmill.db.loading import NewChunk, add_chunks, create_job, finish_loading
-from textmill.db.models import chunks, jobs, metadata, sweeps
-from textmill.db.payloads import encode_payload
+from textmill.db.models import chunks, jobs, metadata, payloads, sweeps
+from textmill.db.payloads import decode_payload, encode_payload
 from textmill.db.results import ResultRow, to_json, write_results
 from textmill.db.session import Database
 
@@ -184,6 +184,17 @@ def statuses(database: Database, job_id: str) -> list[str]:
     with database.read() as connection:
         rows = select(chunks.c.status).where(chunks.c.job_id == job_id).order_by(chunks.c.id)
         return list(connection.scalars(rows))
+
+
+def waiting_records(database: Database, job_id: str) -> list[int]:
+    """The record indexes in the payloads of the job's unfinished chunks."""
+    with database.read() as connection:
+        data = connection.scalars(
+            select(payloads.c.data)
+            .join(chunks, chunks.c.id == payloads.c.chunk_id)
+            .where(chunks.c.job_id == job_id, chunks.c.status != "done")
+        )
+        return sorted(one.index for part in data for one in decode_payload(part))
 
 
 def count(database: Database, table: Table, *where: Any) -> int:

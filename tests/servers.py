@@ -292,10 +292,10 @@ class PostgresServer:
     def drop_database(self, url: str) -> None:
         self.execute(f"DROP DATABASE {url.rpartition('/')[2]} WITH (FORCE)")
 
-    def execute(self, statement: str) -> None:
-        """Run one statement as superuser, outside a transaction."""
+    def execute(self, statement: str) -> int:
+        """Run one statement as superuser, outside a transaction; how many rows it gave."""
         with psycopg.connect(self.url(), autocommit=True) as connection:
-            connection.execute(statement.encode())
+            return connection.execute(statement.encode()).rowcount
 
     def kill(self) -> None:
         """SIGKILL the postmaster; its children end by themselves."""

@@ -6,6 +6,7 @@ import argparse
 import gc
 import os
 import signal
+import time
 import warnings
 from typing import Any
 
@@ -23,6 +24,7 @@ from textmill.core.tasks import load_plugins
 from textmill.workers.lifeline import at_end_of_input, start_pulse
 from textmill.workers.process import WorkerOptions, WorkerProcess
 from textmill.workers.tasks import process_chunk
+from textmill.workers.watchdog import REPLACE_EXIT_CODE
 
 log = structlog.get_logger("textmill.worker")
 
@@ -70,6 +72,14 @@ def _connect_signals(process: WorkerProcess) -> None:
     signals.worker_shutdown.connect(lambda **_: process.stop(), weak=False)
 
 
+def _end_alone(drain_seconds: float) -> None:
+    """The supervisor is gone, and with it whoever would end a drain that takes too long."""
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(drain_seconds)
+    log.warning("drain time is over")
+    os._exit(REPLACE_EXIT_CODE)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Entry of a child of the supervisor: ``python -P -m textmill.workers.app``."""
     parser = argparse.ArgumentParser(prog="textmill worker process")
@@ -88,7 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
     # At each lost connection: what a later Celery will do with tasks acknowledged late, of which
     # there are none.
     warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
-    at_end_of_input(lambda: os.kill(os.getpid(), signal.SIGTERM))
+    at_end_of_input(lambda: _end_alone(settings.drain_seconds))
     start_pulse()
     load_plugins(settings.plugins)
     queues = tuple(given.queues.split(","))

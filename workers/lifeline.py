@@ -22,9 +22,10 @@ import psutil
 import structlog
 
 PULSE_SECONDS = 0.25
-# A process that is stopped is ended past its lease. One that runs, but silently, is ended shortly
-# before: its chunks then still are its own, and count the crash that it is.
-STUCK_SHARE_OF_LEASE = 0.75
+# A process that is stopped is ended past its lease. One that runs, but silently, is ended in the
+# middle of it: its chunks then still are its own, and count the crash that it is. (A lease shorter
+# than 20 s may have ended by then: such a record is not found.)
+STUCK_SHARE_OF_LEASE = 0.5
 STUCK_LEAST_SECONDS = 10.0
 NOT_RUNNING = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP, psutil.STATUS_DISK_SLEEP)
 
@@ -64,37 +65,50 @@ class Pulse:
     It must not wait for anything else, the database least of all: the silent worker may hold it.
     """
 
-    def __init__(self, command: list[str], lease_seconds: float) -> None:
+    def __init__(
+        self,
+        command: list[str],
+        lease_seconds: float,
+        *,
+        stuck_least_seconds: float = STUCK_LEAST_SECONDS,
+    ) -> None:
+        """Start the worker. Raises OSError if the system has no room for another process."""
         self._end, theirs = socket.socketpair()
         with theirs:
             self.process = subprocess.Popen(command, stdin=theirs.fileno(), start_new_session=True)
         self.was_stopped = False  # it was ended for having been stopped, which is no crash
         self._stopped_limit = lease_seconds
-        self._stuck_limit = max(STUCK_SHARE_OF_LEASE * lease_seconds, STUCK_LEAST_SECONDS)
+        self._stuck_limit = max(STUCK_SHARE_OF_LEASE * lease_seconds, stuck_least_seconds)
         threading.Thread(target=self._listen, name="pulse", daemon=True).start()
 
     def _listen(self) -> None:
-        # Silence is counted in slices: one in which this process itself was stopped counts as one.
-        silent = -float("inf")  # no limit before the first pulse
+        # Silence is counted in slices, by what the process is in each: one in which this process
+        # itself was stopped counts as one slice.
+        beating, stopped, stuck = False, 0.0, 0.0
         with self._end:
             while self.process.poll() is None:
                 if select.select([self._end], [], [], PULSE_SECONDS)[0]:
                     if not self._end.recv(1024):
                         return
-                    silent = 0.0
-                    continue
-                silent += PULSE_SECONDS
-                if silent > min(self._stopped_limit, self._stuck_limit):
-                    self._judge(silent)
+                    beating, stopped, stuck = True, 0.0, 0.0
+                elif not beating:
+                    continue  # it is still starting
+                elif self._is_stopped():
+                    stopped += PULSE_SECONDS
+                else:
+                    stuck += PULSE_SECONDS
+                if stopped > self._stopped_limit or stuck > self._stuck_limit:
+                    self._kill(was_stopped=stopped > self._stopped_limit)
 
-    def _judge(self, silent: float) -> None:
+    def _is_stopped(self) -> bool:
         try:
-            stopped = psutil.Process(self.process.pid).status() in NOT_RUNNING
-        except psutil.NoSuchProcess:
-            return
-        if silent <= (self._stopped_limit if stopped else self._stuck_limit):
-            return
-        self.was_stopped = stopped
-        what = "stopped" if stopped else "stuck"
-        log.error("no pulse: killed", pid=self.process.pid, it_was=what, seconds=round(silent, 1))
+            return psutil.Process(self.process.pid).status() in NOT_RUNNING
+        except psutil.Error:  # it has just ended
+            return False
+
+    def _kill(self, *, was_stopped: bool) -> None:
+        self.was_stopped = was_stopped
+        what = "stopped" if was_stopped else "stuck"
+        log.error("no pulse: killed", pid=self.process.pid, it_was=what)
         self.process.kill()
+        self.process.wait()

@@ -33,6 +33,7 @@ POLL_SECONDS = 0.1
 SERVICES_SECONDS = 5.0  # between two looks at the bundled broker
 FIRST_RESTART_SECONDS = 0.5
 LONGEST_RESTART_SECONDS = 30.0
+RELEASE_SECONDS = 10.0  # for giving back at the end of a drain; else the leases run out
 STEADY_SECONDS = 60.0  # a child that lived this long starts its backoff anew
 
 log = structlog.get_logger("textmill.supervisor")
@@ -85,16 +86,18 @@ class Child:
         if self.process is not None:
             self.process.send_signal(number)
 
-    def plan_restart(self, *, had_work: bool) -> None:
-        """Restart after a pause that doubles while it keeps dying young and without work.
-
-        A child that dies over its chunks is replaced quickly: that is how a record that kills
-        workers is found, by halving.
-        """
-        if had_work or time.monotonic() - self.started_at > STEADY_SECONDS:
+    def plan_restart(self) -> None:
+        """Restart after a pause that doubles while it keeps dying young."""
+        self.pulse = None
+        if time.monotonic() - self.started_at > STEADY_SECONDS:
             self.pause = FIRST_RESTART_SECONDS
         self.restart_at = time.monotonic() + self.pause
         self.pause = min(2 * self.pause, LONGEST_RESTART_SECONDS)
+
+    def restart_soon(self) -> None:
+        """It died over its chunks: a record that kills workers is found by halving, quickly."""
+        self.pause = FIRST_RESTART_SECONDS
+        self.restart_at = min(self.restart_at, time.monotonic() + self.pause)
 
 
 class Supervisor:
@@ -148,11 +151,14 @@ class Supervisor:
                 self.request_stop()
                 return
             log.error("worker died", worker=child.id, exit=_describe(code))
-            held = self._release(child, crashed=child.crashed)
-            child.pulse = None
-            child.plan_restart(had_work=held > 0)
+            self._start_release(child, crashed=child.crashed)
+            child.plan_restart()
         elif time.monotonic() >= child.restart_at:
-            child.start()
+            try:
+                child.start()
+            except OSError as error:  # no room for a process now, after an OOM kill say
+                log.error("worker not started", reason=str(error))
+                child.plan_restart()
 
     def _tend_services(self) -> None:
         """The bundled broker has a keeper; if somebody ends both, they are started again here."""
@@ -174,33 +180,42 @@ class Supervisor:
                 break
             time.sleep(POLL_SECONDS)
         for child in self.children:
-            if child.process is None:
-                continue
             if child.running:
                 log.warning("drain time is over", worker=child.id)
                 child.signal(signal.SIGKILL)
-            if child.process.wait() != 0:  # it could not give back its chunks itself
-                self._release(child, crashed=False)
+        releases = [
+            self._start_release(child, crashed=False)
+            for child in self.children  # those that could not give back their chunks themselves
+            if child.process is not None and child.process.wait() != 0
+        ]
+        deadline = time.monotonic() + RELEASE_SECONDS
+        for release in releases:
+            release.join(max(0.0, deadline - time.monotonic()))
 
-    def _release(self, child: Child, *, crashed: bool) -> int:
-        """End the leases of a child that is gone and return how many there were.
+    def _start_release(self, child: Child, *, crashed: bool) -> threading.Thread:
+        """Release in a thread: a database that is away or locked must hold up no other child."""
+        arguments = (child, child.id, crashed)
+        thread = threading.Thread(target=self._release, args=arguments, daemon=True)
+        thread.start()
+        return thread
 
-        On failure they run out by themselves.
-        """
+    def _release(self, child: Child, worker_id: str, crashed: bool) -> None:
+        """End the leases of a worker that is gone. On failure they run out by themselves."""
         try:
             database = Database.open(self.settings)
             try:
-                chunks = database.transact(give_back, child.id, crashed=crashed)
-                database.transact(worker_table.forget_worker, child.id)
+                chunks = database.transact(give_back, worker_id, crashed=crashed)
+                if chunks:
+                    child.restart_soon()
+                database.transact(worker_table.forget_worker, worker_id)
                 if chunks and not self.stop_requests:
                     self._dispatch_again(database)
             finally:
                 database.close()
         except Exception as error:  # whatever it is, the other devices go on
-            log.warning("leases left to run out", worker=child.id, reason=str(error))
-            return 0
-        log.info("released", worker=child.id, chunks=chunks)
-        return chunks
+            log.warning("leases left to run out", worker=worker_id, reason=str(error))
+        else:
+            log.info("released", worker=worker_id, chunks=chunks)
 
     def _dispatch_again(self, database: Database) -> None:
         """Sweep at once, so that what was released does not wait for somebody's next round."""

@@ -62,6 +62,9 @@ def _handle(worker: WorkerProcess, chunk_id: int, attempt: int) -> None:
 
 
 def _claim(worker: WorkerProcess, chunk_id: int, attempt: int, *, alone: bool) -> Claim | None:
+    if worker.stopping.is_set():
+        return None  # told to stop while it waited at the gate
+
     def claim() -> Claim | None:
         return worker.database.transact(
             claim_chunk,

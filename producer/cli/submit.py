@@ -167,6 +167,7 @@ def submit_records(context: Context, submission: Submission) -> Submitted:
                 reader,
                 lease_seconds=context.settings.lease_seconds,
                 progress=_LoadProgress(),
+                on_wait=lambda error: say(f"waiting: {error}"),
             )
         except KeyboardInterrupt:
             say("interrupted: nothing was submitted")

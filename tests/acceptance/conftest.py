@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,21 @@ from textmill.core.settings import load_settings
 from textmill.db.models import metadata
 from textmill.db.session import Database
 
-from ..servers import die_with_parent, wait_until
+from ..servers import PostgresServer, ValkeyServer, die_with_parent, wait_until
 
 ROOT = Path(__file__).parents[2]
 TEXTMILL = Path(sys.executable).parent / "textmill"
 MODEL = ROOT / "examples" / "sms_spam" / "model"
 MESSAGES = ROOT / "examples" / "sms_spam" / "sms_spam.tsv"
 FAKE = ["--task", "fake", "--model", "m"]  # see tests/plugins/fake_tasks.py
+
+# Leases, sweeps and patience short enough for a test to see them all.
+IMPATIENT = {
+    "TEXTMILL_LEASE_SECONDS": "2",
+    "TEXTMILL_SWEEP_SECONDS": "0.5",
+    "TEXTMILL_DISPATCH_GRACE_SECONDS": "1",
+    "TEXTMILL_STARVATION_SECONDS": "5",
+}
 
 
 class Shell:
@@ -131,6 +139,14 @@ class Shell:
         finally:
             database.close()
 
+    def log(self, name: str = "worker.log") -> str:
+        """What a background command has written so far."""
+        return (self.folder / name).read_text()
+
+    def wait_for_log(self, text: str, name: str = "worker.log") -> None:
+        """Until a background command has written this."""
+        wait_until(lambda: text in self.log(name), 30, what=f"{text!r} in {name}")
+
     def close(self) -> None:
         """End what was started and is still there, and with it the services."""
         for process in self.started:
@@ -162,12 +178,29 @@ def server_shell(tmp_path: Path, broker_url: str, postgres_url: str) -> Iterator
     given.close()
 
 
+@pytest.fixture
+def broker_shell(tmp_path: Path, own_valkey: ValkeyServer) -> Iterator[Shell]:
+    """A shell with a broker of the test's own and SQLite."""
+    given = Shell(tmp_path, TEXTMILL_BROKER_URL=own_valkey.url, **IMPATIENT)
+    yield given
+    given.close()
+
+
+@pytest.fixture
+def database_shell(
+    tmp_path: Path, broker_url: str, own_postgres: PostgresServer
+) -> Iterator[Shell]:
+    """A shell with a PostgreSQL server of the test's own, and tables."""
+    url = own_postgres.create_database()
+    given = Shell(tmp_path, TEXTMILL_BROKER_URL=broker_url, TEXTMILL_DATABASE_URL=url, **IMPATIENT)
+    assert given.run("db", "upgrade").returncode == 0
+    yield given
+    given.close()
+
+
 def assert_user_error(done: subprocess.CompletedProcess[str], *parts: str, code: int = 2) -> None:
     """One clear message that holds every part, the exit code, no traceback."""
     assert done.returncode == code, (done.returncode, done.stderr)
     assert "Traceback" not in done.stderr
     for part in parts:
         assert part in done.stderr, (part, done.stderr)
-
-
-__all__: Sequence[str] = ["FAKE", "MESSAGES", "MODEL", "ROOT", "Shell", "assert_user_error"]

@@ -9,14 +9,6 @@ from typing import Any
 from ..servers import PASSWORD, wait_until
 from .conftest import FAKE, Shell
 
-# Leases, sweeps and patience short enough for a test to see them all.
-IMPATIENT = {
-    "TEXTMILL_LEASE_SECONDS": "2",
-    "TEXTMILL_SWEEP_SECONDS": "0.5",
-    "TEXTMILL_DISPATCH_GRACE_SECONDS": "1",
-    "TEXTMILL_STARVATION_SECONDS": "5",
-}
-
 
 class Load:
     """A job of texts that each take a moment and differ from all others."""
@@ -75,6 +67,3 @@ def worker_pids(shell: Shell, workers: int) -> set[int]:
     """Process ids in the table of workers, once there are so many."""
     wait_until(lambda: len(shell.workers()) == workers, 60, what=f"with {workers} workers")
     return {worker["pid"] for worker in shell.workers()}
-
-
-__all__: Sequence[str] = ["IMPATIENT", "Load", "worker_pids"]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ..servers import PostgresServer, ValkeyServer, wait_until
-from .conftest import Shell
-from .load import IMPATIENT, Load, worker_pids
+from .conftest import IMPATIENT, Shell
+from .load import Load, worker_pids
 
 FOREVER = ("--drain-seconds", "3600")  # a worker that needs it is not seen to end
 
@@ -31,14 +30,6 @@ def _running(shell: Shell) -> int:
     return sum(chunk["status"] == "running" for chunk in shell.rows("chunks"))
 
 
-def _log(shell: Shell) -> str:
-    return (shell.folder / "worker.log").read_text()
-
-
-def _wait_for_log(shell: Shell, text: str) -> None:
-    wait_until(lambda: text in _log(shell), 30, what=f"{text!r} in the log")
-
-
 @pytest.fixture
 def gate(quick_shell: Shell) -> Path:
     """A text ``wait GATE`` is not done before this file exists."""
@@ -55,7 +46,7 @@ def test_a_record_that_outlasts_the_drain_time_is_given_back(
     assert worker.wait(60) == 0
     assert quick_shell.workers() == []
     assert _running(quick_shell) == 0
-    assert "drain time is over" in _log(quick_shell)
+    assert "drain time is over" in quick_shell.log()
     gate.touch()
     quick_shell.start_worker()
     load.assert_complete()
@@ -66,7 +57,7 @@ def test_a_second_sigterm_gives_back_at_once(quick_shell: Shell, gate: Path) -> 
     load = Load(quick_shell, 60, first=[f"wait {gate}"])
     wait_until(lambda: _running(quick_shell) == 4, 30, what="with all slots busy")
     _stop(worker)
-    _wait_for_log(quick_shell, "Warm shutdown")
+    quick_shell.wait_for_log("Warm shutdown")
     assert worker.poll() is None
     _stop(worker)
     assert worker.wait(60) == 0  # the drain time is an hour
@@ -103,7 +94,7 @@ def test_sigterm_while_the_broker_is_away(
         own_valkey.pause()
     else:
         own_valkey.kill()
-    _wait_for_log(quick_shell, "left to sweep")
+    quick_shell.wait_for_log("left to sweep")
     _stop(worker)
     assert worker.wait(60) == 0
     assert _running(quick_shell) == 0
@@ -115,18 +106,6 @@ def test_sigterm_while_the_broker_is_away(
     load.assert_complete()
 
 
-@pytest.fixture
-def database_shell(
-    tmp_path: Path, broker_url: str, own_postgres: PostgresServer
-) -> Iterator[Shell]:
-    """A shell with a PostgreSQL server of the test's own, and tables."""
-    url = own_postgres.create_database()
-    given = Shell(tmp_path, TEXTMILL_BROKER_URL=broker_url, TEXTMILL_DATABASE_URL=url, **IMPATIENT)
-    assert given.run("db", "upgrade").returncode == 0
-    yield given
-    given.close()
-
-
 def test_sigterm_while_the_database_is_away(
     database_shell: Shell, own_postgres: PostgresServer
 ) -> None:
@@ -135,7 +114,7 @@ def test_sigterm_while_the_database_is_away(
     load = Load(shell, 100)
     load.wait_for_results()
     own_postgres.stop()
-    _wait_for_log(shell, "to=database")
+    shell.wait_for_log("to=database")
     _stop(worker)
     assert worker.wait(60) == 0
 

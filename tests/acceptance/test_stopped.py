@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from ..servers import alive, wait_until
-from .conftest import Shell
-from .load import IMPATIENT, Load, worker_pids
+from .conftest import IMPATIENT, Shell
+from .load import Load, worker_pids
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

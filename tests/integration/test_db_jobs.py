@@ -10,8 +10,8 @@ from textmill.core.jobs import JobStatus
 from textmill.db.chunks import LeaseLostError
 from textmill.db.jobs import cancel_job, fail_job, get_job, pause_job, resume_job
 from textmill.db.loading import NewChunk, add_chunks, delete_job, finish_loading
-from textmill.db.models import chunks, jobs, label_counts, payloads, results
-from textmill.db.payloads import decode_payload, encode_payload
+from textmill.db.models import jobs, label_counts, payloads, results
+from textmill.db.payloads import encode_payload
 from textmill.db.retry import retry_job
 from textmill.db.session import Database
 from textmill.db.sweep import release_stalled, tidy_ended_jobs
@@ -29,6 +29,7 @@ from ..builders import (
     record,
     snapshot,
     statuses,
+    waiting_records,
 )
 
 # Fixtures; imported by name, they would be redefined by every test's parameter.
@@ -42,17 +43,6 @@ def indexes(database: Database, job_id: str, *where: object) -> list[int]:
     with database.read() as connection:
         query = select(results.c.record_index).where(results.c.job_id == job_id, *where)  # type: ignore[arg-type]
         return sorted(connection.scalars(query))
-
-
-def waiting_records(database: Database, job_id: str) -> list[int]:
-    """The record indexes in the payloads of the job's unfinished chunks."""
-    with database.read() as connection:
-        data = connection.scalars(
-            select(payloads.c.data)
-            .join(chunks, chunks.c.id == payloads.c.chunk_id)
-            .where(chunks.c.job_id == job_id, chunks.c.status != "done")
-        )
-        return sorted(one.index for part in data for one in decode_payload(part))
 
 
 # --- cancel, pause, resume

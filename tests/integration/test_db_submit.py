@@ -153,7 +153,7 @@ def test_a_job_is_accepted_while_the_broker_is_away(
     publisher.close()
     assert done.undispatched is not None
     assert job_of(database, done.job_id).status == "queued"
-    assert statuses(database, done.job_id) == ["dispatched"]
+    assert statuses(database, done.job_id) == ["pending"]  # for a sweep that reaches the broker
 
 
 def test_a_job_cancelled_while_it_loads_stays_cancelled(

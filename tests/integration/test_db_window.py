@@ -16,7 +16,7 @@ from textmill.core.jobs import Priority
 from textmill.core.messages import ChunkMessage
 from textmill.core.settings import Settings
 from textmill.db.chunks import complete_chunk
-from textmill.db.dispatch import MIN_WINDOW, fill_window, publish, window_size
+from textmill.db.dispatch import MIN_WINDOW, fill_window, publish, take_back, window_size
 from textmill.db.jobs import fail_job
 from textmill.db.models import chunks, workers
 from textmill.db.session import Database
@@ -178,3 +178,13 @@ def test_chunks_whose_messages_cannot_be_sent_are_pending_again_for_the_next_to_
     assert statuses(database, job_id) == ["running", "pending", "pending"]
     assert count(database, chunks, chunks.c.dispatches == 0) == 3  # no repetition is counted
     assert dispatch(database, job_id) == messages[1:]
+
+
+def test_only_what_still_waits_for_its_message_is_taken_back(database: Database) -> None:
+    """Whatever became of a chunk while its publish failed, it is left alone."""
+    job_id = make_job(database, (1, 1, 1))
+    cancelled, late, waiting = dispatch(database, job_id)
+    put(database, chunks, chunks.c.id == cancelled.chunk_id, status="cancelled")
+    put(database, chunks, chunks.c.id == late.chunk_id, attempt=3)  # it ran, and waits once more
+    database.transact(take_back, [cancelled, late, waiting])
+    assert statuses(database, job_id) == ["cancelled", "dispatched", "pending"]

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import psutil
@@ -26,14 +27,15 @@ WORKER = """
 """
 
 
-def worker(lease_seconds: float, first: str = "", then: str = "") -> Pulse:
+def worker(lease_seconds: float, first: str = "", then: str = "", *, stuck: float = 1.0) -> Pulse:
+    """A worker that counts as stuck after ``stuck`` seconds, or half its lease."""
     code = textwrap.dedent(WORKER).format(first=first, then=then)
-    return Pulse([sys.executable, "-c", code], lease_seconds)
+    return Pulse([sys.executable, "-c", code], lease_seconds, stuck_least_seconds=stuck)
 
 
 def test_a_stopped_worker_is_killed_past_its_lease_and_that_is_no_crash(tmp_path: Path) -> None:
     ready = tmp_path / "ready"
-    pulse = worker(1.0, then=f"time.sleep(0.5); open({str(ready)!r}, 'w')")
+    pulse = worker(1.0, then=f"time.sleep(0.5); open({str(ready)!r}, 'w')", stuck=60)
     wait_until(ready.exists, 30, what="started")
     pulse.process.send_signal(signal.SIGSTOP)
     wait_until(lambda: pulse.process.poll() is not None, 30, what="killed")
@@ -55,6 +57,7 @@ def test_a_worker_that_is_stopped_for_less_than_its_lease_lives_on(tmp_path: Pat
             30,
             what="stopped",
         )
+        time.sleep(2.0)  # past the time after which it would count as stuck
         pulse.process.send_signal(signal.SIGCONT)
         wait_until(woken.exists, 30, what="awake")
         assert pulse.process.poll() is None
@@ -66,7 +69,7 @@ def test_a_worker_that_is_stopped_for_less_than_its_lease_lives_on(tmp_path: Pat
 def test_a_worker_whose_interpreter_is_stuck_is_killed_and_that_is_a_crash() -> None:
     """One C call that never releases the interpreter: no thread of it runs any more."""
     stuck = "import re; re.match(r'(a+)+$', 'a' * 64 + 'b')"
-    pulse = worker(1.0, then=f"time.sleep(0.5); {stuck}")
+    pulse = worker(4.0, then=f"time.sleep(0.5); {stuck}")
     wait_until(lambda: pulse.process.poll() is not None, 60, what="killed")
     assert pulse.process.returncode == -signal.SIGKILL
     assert not pulse.was_stopped

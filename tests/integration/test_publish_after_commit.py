@@ -207,7 +207,7 @@ def a_supervisor_that_finds_a_dead_worker(scene: Scene) -> Callable[[], object]:
     supervising = Supervisor(scene.settings, ["cpu"], ["default"], ensure_services=lambda: None)
     (child,) = supervising.children
     child.id = "dead"
-    return lambda: supervising._release(child, crashed=True)
+    return lambda: supervising._release(child, child.id, True)
 
 
 Place = Callable[[Scene], Callable[[], object]]

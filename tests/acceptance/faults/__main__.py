@@ -34,7 +34,7 @@ def main() -> int:
     parser.add_argument("--journal", type=Path, help="file of outcomes: go on where it ends")
     parser.add_argument("--keep-logs", action="store_true", help="of seeds without problems too")
     given = parser.parse_args()
-    outcomes = _read(given.journal)
+    outcomes = _read(given.journal, given.database)
     wanted = range(given.first, given.first + given.seeds)
     with Servers(given.database) as servers:
         for seed in (seed for seed in wanted if seed not in outcomes):
@@ -42,7 +42,7 @@ def main() -> int:
             outcomes[seed] = run_seed(seed, servers, keep_logs=given.keep_logs)
             faulthandler.cancel_dump_traceback_later()
             print(_line(outcomes[seed]), file=sys.stderr, flush=True)
-            _append(given.journal, outcomes[seed])
+            _append(given.journal, given.database, outcomes[seed])
     ran = [outcomes[seed] for seed in wanted]
     print(_table(ran))
     totals = {"database": given.database} | _totals(ran)
@@ -50,17 +50,19 @@ def main() -> int:
     return int(bool(totals["bad_seeds"]))
 
 
-def _read(journal: Path | None) -> dict[int, Outcome]:
+def _read(journal: Path | None, database: str) -> dict[int, Outcome]:
     if journal is None or not journal.exists():
         return {}
-    found = [Outcome(**json.loads(line)) for line in journal.read_text().splitlines()]
-    return {outcome.seed: outcome for outcome in found}
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    if any(line.pop("database") != database for line in lines):
+        sys.exit(f"{journal} has seeds of another database; give each a journal of its own")
+    return {line["seed"]: Outcome(**line) for line in lines}
 
 
-def _append(journal: Path | None, outcome: Outcome) -> None:
+def _append(journal: Path | None, database: str, outcome: Outcome) -> None:
     if journal is not None:
         with journal.open("a") as file:
-            file.write(json.dumps(asdict(outcome)) + "\n")
+            file.write(json.dumps({"database": database} | asdict(outcome)) + "\n")
 
 
 def _line(outcome: Outcome) -> str:
@@ -112,9 +114,10 @@ def _totals(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "duplicated": sum(outcome.duplicated for outcome in outcomes),
         "median_recovery_seconds": round(statistics.median(seconds_of(None)), 3),
         "worst_recovery_seconds": round(max(seconds_of(None)), 3),
-        "worst_recovery_from_sigkill_in_leases": round(max(killed) / LEASE_SECONDS, 2),
+        "worst_release_after_sigkill_in_leases": round(max(killed) / LEASE_SECONDS, 2),
         "median_seed_seconds": round(statistics.median(o.seconds for o in outcomes), 1),
         "worst_seed_seconds": round(max(o.seconds for o in outcomes), 1),
+        "seeds_over_15_seconds": sum(o.seconds > 15 for o in outcomes),
         "bad_seeds": [o.seed for o in outcomes if o.problems or o.unrecovered],
     }
 

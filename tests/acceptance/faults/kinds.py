@@ -39,6 +39,7 @@ class Kind:
     lasts: tuple[float, float] = (0.0, 0.0)
     databases: tuple[str, ...] = BOTH
     kills_worker: bool = False
+    outage: str | None = None  # of which server, as long as it lasts
     by_person: bool = False  # it may have to wait for a database that a fault has locked
 
 
@@ -227,14 +228,14 @@ KINDS = (
     Kind("worker stopped", stop_worker, (0.2, 2 * LEASE_SECONDS)),
     Kind("host stopped", stop_host, (0.5 * LEASE_SECONDS, 2 * LEASE_SECONDS)),
     Kind("host restarted", restart_host, (0.1, 0.1)),
-    Kind("broker killed", kill_broker, (0.0, 2.0)),
-    Kind("broker hung", hang_broker, (0.2, 2.5)),
+    Kind("broker killed", kill_broker, (0.0, 2.0), outage="broker"),
+    Kind("broker hung", hang_broker, (0.2, 2.5), outage="broker"),
     Kind("broker flushed", flush_broker),
     Kind("broker connections dropped", drop_connections),
     Kind("messages muddled", muddle_messages),
-    Kind("postgresql crashed", crash_postgresql, (0.0, 1.5), ("postgresql",)),
+    Kind("postgresql crashed", crash_postgresql, (0.0, 1.5), ("postgresql",), outage="database"),
     Kind("database sessions dropped", drop_sessions, databases=("postgresql",)),
-    Kind("database locked", lock_sqlite, (0.3, 2.0), ("sqlite",)),
+    Kind("database locked", lock_sqlite, (0.3, 2.0), ("sqlite",), outage="database"),
     Kind("job paused", pause_the_job, (0.1, 1.0), by_person=True),
     Kind("sweep by hand", sweep_too, by_person=True),
 )

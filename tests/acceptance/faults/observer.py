@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import select
@@ -41,6 +41,11 @@ class View:
         return sum(chunk.status == ChunkStatus.DONE for chunk in self.chunks.values())
 
     @property
+    def claims(self) -> int:
+        """How many times a chunk was claimed, in all."""
+        return sum(chunk.attempt for chunk in self.chunks.values())
+
+    @property
     def ended(self) -> bool:
         """True if every job has ended."""
         return bool(self.jobs) and all(status in ENDED for status in self.jobs.values())
@@ -67,6 +72,7 @@ class Recovery:
     name: str
     since: float
     overcome: Callable[[View], bool]
+    needs: Sequence[str]  # servers without which it cannot be overcome
     seconds: float | None = None
 
 
@@ -127,21 +133,25 @@ class Observer(threading.Thread):
             )
 
         if held:
-            self._expect(name, overcome)
+            self._expect(name, overcome, needs=("database",))
 
-    def expect_progress(self, name: str) -> None:
-        """The clock runs until the next chunk is done; not at all if none is left."""
+    def expect_claim(self, name: str) -> None:
+        """The clock runs until the next chunk is claimed; not at all if none is left."""
         before = self.view
         if before.has_work:
-            self._expect(name, lambda view: view.done > before.done or not view.has_work)
+            self._expect(
+                name,
+                lambda view: view.claims > before.claims or not view.has_work,
+                needs=("broker", "database"),
+            )
 
-    def _expect(self, name: str, overcome: Callable[[View], bool]) -> None:
+    def _expect(self, name: str, overcome: Callable[[View], bool], needs: Sequence[str]) -> None:
         with self._lock:
-            self.recoveries.append(Recovery(name, time.monotonic(), overcome))
+            self.recoveries.append(Recovery(name, time.monotonic(), overcome, needs))
 
-    def restart_clocks(self) -> None:
-        """A fault has just ended: what is not overcome yet is counted from here."""
+    def server_is_back(self, server: str) -> None:
+        """What could not be overcome without this server is counted from here."""
         with self._lock:
             for recovery in self.recoveries:
-                if recovery.seconds is None:
+                if recovery.seconds is None and server in recovery.needs:
                     recovery.since = time.monotonic()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import heapq
 import itertools
 import re
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from random import Random
 
@@ -22,9 +22,10 @@ from ...servers import wait_until
 from .kinds import KINDS, Kind, NotNow
 from .mill import Mill, Servers
 from .observer import Observer
-from .verdict import Verdict, judge
+from .verdict import Verdict, check_repeats, judge
 
 FAULT_SECONDS = 5.0  # faults begin in this time
+HELD_AT_ONCE = 4  # chunks in work: two workers of two slots
 PATIENCE_SECONDS = 40.0  # a job that has not ended then never will
 TRACEBACK = re.compile(r"Traceback \(most recent call last\):\n(?:[ \t].*\n)+(.*)")
 
@@ -87,7 +88,8 @@ class Campaign:
         self._faults = Timeline()
         self._people = Timeline()
         self.observer = Observer(mill.database)
-        self.texts: dict[str, list[str]] = {}
+        self._planned: set[str] = set()
+        self.texts: dict[str, list[str]] = {}  # of the jobs that were accepted
 
     def plan(self) -> None:
         """Draw what happens when."""
@@ -108,16 +110,18 @@ class Campaign:
         """With both workers up, carry out the plan, mend everything, and wait for the jobs."""
         self.observer.start()
         wait_until(lambda: len(self.observer.view.workers) == len(self._mill.hosts), 60, what="up")
-        people = threading.Thread(target=self._people.run, daemon=True)
-        people.start()
-        self._faults.run()
-        self._mill.mend()
-        people.join(PATIENCE_SECONDS)
+        with ThreadPoolExecutor(1) as pool:
+            people = pool.submit(self._people.run)
+            self._faults.run()
+            self._mill.mend()
+            people.result(PATIENCE_SECONDS)
+        assert set(self.texts) == self._planned, "a job was never accepted"
         wait_until(lambda: self.observer.view.ended, PATIENCE_SECONDS, what="ended", every=0.05)
 
     def _plan_job(
         self, name: str, seconds: float, texts: list[str], priority: Priority = Priority.NORMAL
     ) -> None:
+        self._planned.add(name)
         self._people.at(seconds, lambda: self._submit(name, texts, priority))
 
     def _plan_fault(self, kind: Kind, start: float) -> None:
@@ -161,7 +165,7 @@ class Campaign:
         if undo is not None:
             timeline.later(seconds, lambda: self._end(timeline, kind, undo))
         elif not kind.kills_worker:
-            self.observer.expect_progress(kind.name)
+            self.observer.expect_claim(kind.name)
 
     def _end(self, timeline: Timeline, kind: Kind, undo: Callable[[], None]) -> None:
         try:
@@ -169,9 +173,10 @@ class Campaign:
         except NotNow:
             timeline.later(0.2, lambda: self._end(timeline, kind, undo))
             return
-        self.observer.restart_clocks()
+        if kind.outage is not None:
+            self.observer.server_is_back(kind.outage)
         if not kind.kills_worker:
-            self.observer.expect_progress(kind.name)
+            self.observer.expect_claim(kind.name)
 
 
 def _texts(rng: Random, number: int) -> list[str]:
@@ -200,13 +205,14 @@ def run_seed(seed: int, servers: Servers, *, keep_logs: bool = False) -> Outcome
         campaign.plan()
         try:
             campaign.run()
-        except AssertionError as error:
+        except (AssertionError, TimeoutError) as error:
             outcome.problems.append(f"{error}: jobs are {dict(campaign.observer.view.jobs)}")
         outcome.seconds = time.monotonic() - began
         campaign.observer.stop()
         mill.mend()
         for name, texts in campaign.texts.items():
             outcome.add(judge(mill.database, mill.jobs[name], texts))
+        outcome.problems += check_repeats(mill.database, len(outcome.faults) * HELD_AT_ONCE)
         for recovery in campaign.observer.recoveries:
             if recovery.seconds is None:
                 outcome.unrecovered.append(recovery.name)

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Row, select
+from sqlalchemy import Row, func, select
 
 from textmill.core.jobs import ChunkStatus, JobStatus
 from textmill.db.models import chunks, jobs, label_counts, payloads, results
 from textmill.db.payloads import decode_payload
 from textmill.db.session import Database
 
+INNOCENT = (chunks.c.attempt > 1, chunks.c.crashes == 0)
 ERROR_CODES = {"error": "runner_error", "crash": "worker_crashed"}  # by a text's first word
 
 
@@ -89,5 +90,16 @@ def _judge_chunks(verdict: Verdict, job: Row[Any], own: Sequence[Any]) -> None:
         verdict.check(statuses <= allowed, f"its chunks are {statuses}")
         return
     ended = JobStatus.COMPLETED_WITH_ERRORS if job.error_records else JobStatus.COMPLETED
+    verdict.check(job.total_records == verdict.records, f"it counts {job.total_records} records")
     verdict.check(job.status == ended, f"it should be {ended.value}: {job.error}")
     verdict.check(statuses <= {ChunkStatus.DONE, ChunkStatus.SPLIT}, f"its chunks are {statuses}")
+
+
+def check_repeats(database: Database, allowed: int) -> list[str]:
+    """What a fault may cost at most is the work in hand at that moment.
+
+    Chunks that crashed, or came of one that did, are left out: they run again to be found out.
+    """
+    with database.read() as connection:
+        claims = connection.scalar(select(func.sum(chunks.c.attempt - 1)).where(*INNOCENT)) or 0
+    return [f"{claims} chunks were claimed again, {allowed} at most"] if claims > allowed else []

@@ -18,6 +18,9 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.spm", "*.jinja"]
+# Of subfolders (other formats of the same weights) only 1_Pooling; these are no regular
+# expressions: https://docs.python.org/3/library/fnmatch.html
+HUB_IGNORED = ["[!1]*/*", "1[!_]*/*", "1_[!P]*/*"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ def _fetch(model: str, revision: str | None, download: bool) -> Path:
                 model,
                 revision=revision,
                 allow_patterns=HUB_FILES,
-                ignore_patterns=["*/*"],
+                ignore_patterns=HUB_IGNORED,
                 local_files_only=not download,
             )
         )

@@ -14,7 +14,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from textmill.core.errors import ConfigurationError, InvalidJobError
-from textmill.core.params import ClassificationParams, TaskParams
+from textmill.core.params import (
+    ClassificationParams,
+    EmbeddingsParams,
+    TaskParams,
+    ZeroShotParams,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +31,9 @@ class Task:
     params: type[TaskParams]
     runner: str  # "module:Class", imported by workers only
     chunk_records: int = 256  # a chunk ends at this many records
-    architecture: str | None = None  # what the model's class must end with; None: unchecked
+    architecture: str | None = (
+        None  # what the model's class must end with; None: nothing is checked
+    )
 
 
 TASKS: dict[str, Task] = {
@@ -35,6 +42,21 @@ TASKS: dict[str, Task] = {
         description="one label (or several) and its score for each text",
         params=ClassificationParams,
         runner="textmill.workers.runners.classification:ClassificationRunner",
+        architecture="ForSequenceClassification",
+    ),
+    "embeddings": Task(
+        name="embeddings",
+        description="one vector for each text, to search and compare with",
+        params=EmbeddingsParams,
+        runner="textmill.workers.runners.embeddings:EmbeddingsRunner",
+        architecture="",
+    ),
+    "zero-shot-classification": Task(
+        name="zero-shot-classification",
+        description="scores for labels of your own, by a model of natural language inference",
+        params=ZeroShotParams,
+        runner="textmill.workers.runners.zero_shot:ZeroShotRunner",
+        chunk_records=64,
         architecture="ForSequenceClassification",
     ),
 }

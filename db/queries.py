@@ -43,6 +43,7 @@ class Result:
     label: str | None
     score: float | None
     output: str | None
+    vector: bytes | None  # float32, little endian
     detail: dict[str, Any] | None
     error_code: str | None
     error_message: str | None
@@ -93,6 +94,28 @@ def iter_results(
             return
         last = page[-1]
         left = None if left is None else left - size
+
+
+def iter_vectors(
+    database: Database, job_id: str, *, page_rows: int = PAGE_ROWS
+) -> Iterator[tuple[int, str, bytes]]:
+    """Index, id and vector of each record of the job that has one, read page by page."""
+    index, vector = results.c.record_index, results.c.vector
+    query = (
+        select(index, results.c.record_id, vector)
+        .where(results.c.job_id == job_id, vector.is_not(None))
+        .order_by(index)
+        .limit(page_rows)
+    )
+    last = -1
+    while True:
+        with database.read() as connection:
+            page = connection.execute(query.where(index > last)).all()
+        for row in page:
+            yield tuple(row)
+        if len(page) < page_rows:
+            return
+        last = page[-1][0]
 
 
 def count_results(connection: Connection, job: Row[Any], wanted: ResultFilter) -> int:

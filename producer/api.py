@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from textmill.core.broker import Publisher
 from textmill.core.errors import InvalidJobError, ServiceUnavailableError
@@ -35,6 +35,10 @@ from textmill.producer.submit import (
     validate_spec,
 )
 from textmill.producer.summary import EXIT_CODES
+from textmill.producer.vectors import Vector, read_matrix, read_vectors
+
+if TYPE_CHECKING:
+    import numpy as np
 
 POLL_SECONDS = 0.2
 COLUMN = "_column"
@@ -130,6 +134,17 @@ class Job:
         InvalidJobError for an unknown order.
         """
         return iter_results(_session().database, self._row(), ResultFilter(**wanted))
+
+    def vectors(self) -> Iterator[Vector]:
+        """Index, id and vector of each record that has one, in input order, read page by page."""
+        return read_vectors(_session().database, self._row())
+
+    def matrix(self) -> np.ndarray:
+        """All its vectors as float32 of (records, dimensions); row i is the record of index i.
+
+        A record without a vector has a row of NaN. Raises InvalidJobError if there is none at all.
+        """
+        return read_matrix(_session().database, self._row())
 
     def labels(self) -> dict[str, int]:
         """How many records have each label so far, the most frequent first."""

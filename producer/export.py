@@ -1,9 +1,14 @@
-"""Writing results to CSV or JSON lines, as a stream, and to a file only when it is whole."""
+"""Writing results to CSV or JSON lines, as a stream, and to a file only when it is whole.
+
+A vector is a list of numbers there, in CSV as JSON text, each number in as few digits as tell its
+float32 from all others.
+"""
 
 from __future__ import annotations
 
 import csv
 import os
+import struct
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,6 +31,7 @@ COLUMNS = (
     "label",
     "score",
     "output",
+    "vector",
     "detail",
     "error_code",
     "error_message",
@@ -115,14 +121,26 @@ def _cells(row: Result, extra_columns: Sequence[str]) -> list[Any]:
 
 
 def _cell(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return vector_text(value)
     return orjson.dumps(value).decode() if isinstance(value, dict | list) else value
 
 
 def _write_jsonl(file: IO[str], rows: Iterable[Result], extra_columns: Sequence[str]) -> int:
     count = 0
     for count, row in enumerate(rows, 1):  # noqa: B007 - the last value is the result
-        file.write(orjson.dumps(asdict(row)).decode() + "\n")
+        values = asdict(row)
+        if row.vector is not None:
+            values["vector"] = orjson.Fragment(vector_text(row.vector))
+        file.write(orjson.dumps(values).decode() + "\n")
     return count
+
+
+def vector_text(vector: bytes) -> str:
+    """A stored vector as a JSON list; 9 digits give back the same float32."""
+    count = len(vector) // 4
+    numbers = struct.unpack(f"<{count}f", vector)
+    return "[" + ", ".join(["%.9g"] * count) % numbers + "]"
 
 
 WRITERS: dict[str, Write] = {

@@ -10,11 +10,14 @@ from pathlib import Path
 
 from textmill.core.checkpoints import open_checkpoint, require_architecture
 from textmill.core.errors import InvalidJobError, ModelLoadError
+from textmill.core.params import TaskParams
 from textmill.core.settings import Settings
 from textmill.core.tasks import Task
 
 
-def check_model(model: str, revision: str | None, task: Task, settings: Settings) -> None:
+def check_model(
+    model: str, revision: str | None, task: Task, params: TaskParams, settings: Settings
+) -> None:
     """Raise InvalidJobError if the model is a folder that cannot serve the task.
 
     A path that does not exist here is an error with the embedded services, whose worker is on this
@@ -27,7 +30,9 @@ def check_model(model: str, revision: str | None, task: Task, settings: Settings
     path = Path(model).expanduser()
     if path.exists():
         try:
-            require_architecture(open_checkpoint(model, revision, download=False), task)
+            checkpoint = open_checkpoint(model, revision, download=False)
+            require_architecture(checkpoint, task)
+            params.check_model(model, checkpoint.folder, checkpoint.config)
         except ModelLoadError as error:
             raise InvalidJobError(str(error)) from None
     elif _is_path(model) and settings.database_url is None:

@@ -84,7 +84,7 @@ def validate_spec(spec: JobSpec, settings: Settings) -> JobSpec:
         raise InvalidJobError(
             f"max error rate {spec.max_error_rate!r} is no share of records: expected 0% to 100%"
         )
-    check_model(spec.model, spec.revision, task, settings)
+    check_model(spec.model, spec.revision, task, params, settings)
     return replace(spec, params=params.model_dump(exclude_defaults=True))
 
 

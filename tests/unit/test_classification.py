@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from textmill.core.checkpoints import count_parameters
 from textmill.core.errors import ModelLoadError, RecordError
@@ -23,52 +22,11 @@ from textmill.workers.registry import estimate_bytes, load_runner
 from textmill.workers.runners import devices
 from textmill.workers.runners.classification import ClassificationRunner, rank_scores
 
-WORDS = ["the", "a", "good", "bad", "free", "win", "now", "call", "me", "you", "spam", "ham"]
-WORDS += ["text", "of", "and", "."]
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-LIMIT = 32
+from ..tiny_models import LIMIT, SPECIAL, WORDS, save_model, save_tokenizer
+
 TEXTS = ["good", "free win now call me", "the bad text " * 8, "", "you " * 200, "a good text of me"]
 
 Found = list[Output | RecordError]
-
-
-def save_tokenizer(folder: Path) -> None:
-    vocabulary = {word: index for index, word in enumerate(SPECIAL + WORDS)}
-    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    # Published tokenizers carry the padding and truncation they were trained with.
-    tokenizer.enable_padding(pad_id=0, pad_token="[PAD]", length=12)
-    tokenizer.enable_truncation(8)
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        model_max_length=512,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-    ).save_pretrained(folder)
-
-
-def save_model(folder: Path, kind: str = "BertForSequenceClassification", **config: Any) -> Path:
-    """A random model of two layers, with its tokenizer."""
-    torch.manual_seed(7)
-    settings = transformers.BertConfig(
-        vocab_size=len(SPECIAL + WORDS),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        max_position_embeddings=LIMIT,
-        initializer_range=0.7,
-        **config,
-    )
-    getattr(transformers, kind)(settings).save_pretrained(folder)
-    save_tokenizer(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -6,35 +6,25 @@ Wraps ``AutoModelForSequenceClassification``. Scores are computed in fp32 and ro
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import transformers
 
-from textmill.core.checkpoints import Checkpoint, open_checkpoint, require_architecture
-from textmill.core.errors import InvalidJobError, ModelLoadError, RecordError
+from textmill.core.errors import RecordError
 from textmill.core.jobs import Record
 from textmill.core.params import ClassificationParams, TaskParams
-from textmill.core.tasks import get_task, validate_params
 from textmill.workers.items import Item, ModelRequest, Output
-from textmill.workers.runners import devices
-from textmill.workers.runners.tokenizing import TextTokenizer, load_tokenizer
+from textmill.workers.runners import devices, loading
+from textmill.workers.runners.padding import pack_ids
+from textmill.workers.runners.reading import Encoded, fit_ids, read_texts, truncation_mark
+from textmill.workers.runners.tokenizing import TextTokenizer
 
 SCORE_DIGITS = 6
 
 SOFTMAX, SIGMOID, RAW = "softmax", "sigmoid", "raw"
 
 Ranked = tuple[list[int], list[float]]  # label indices and their scores, best first
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """One text as the model reads it."""
-
-    ids: list[int]
-    tokens: int  # before truncation
-    params: ClassificationParams
 
 
 class ClassificationRunner:
@@ -53,31 +43,21 @@ class ClassificationRunner:
     @classmethod
     def load(cls, request: ModelRequest) -> ClassificationRunner:
         """Load a classifier; raises ModelLoadError that says what was found and expected."""
-        device = devices.choose_device(request.device)
-        dtype = devices.choose_dtype(request.dtype, device)
-        checkpoint = open_checkpoint(request.model, request.revision)
-        require_architecture(checkpoint, get_task(request.task))
-        tokenizer = load_tokenizer(checkpoint)
-        model = _load_model(checkpoint, dtype).eval()
-        devices.run_on_device(device, lambda: model.to(device))
-        return cls(model, tokenizer.fit(model), device)
+        loaded = loading.load_model(
+            request, transformers.AutoModelForSequenceClassification, outcome="labels"
+        )
+        return cls(loaded.model, loaded.tokenizer, loaded.device)
 
     @staticmethod
     def estimate_bytes(request: ModelRequest) -> int:
         """What the weights will take on the device; 0 if they are not on this machine yet."""
-        device = devices.choose_device(request.device)
-        dtype = devices.choose_dtype(request.dtype, device)
-        try:
-            checkpoint = open_checkpoint(request.model, request.revision, download=False)
-        except ModelLoadError:
-            return 0
-        return checkpoint.parameters * dtype.itemsize
+        return loading.estimate_bytes(request)
 
     def prepare(
         self, records: Sequence[Record], params: TaskParams
     ) -> list[list[Item] | RecordError]:
         """One item per record, or why it has none."""
-        prepared = [self._read(record, params) for record in records]
+        prepared = read_texts(records, params, ClassificationParams, "classification")
         texts = [found[0] for found in prepared if not isinstance(found, RecordError)]
         encoded = iter(self._tokenizer.encode(texts))
         return [
@@ -100,8 +80,7 @@ class ClassificationRunner:
             raise RecordError("not_finite", "the model's scores are not finite numbers")
         output = self._output(ranked, item)
         output.input_tokens = len(item.data.ids)
-        if item.data.tokens > output.input_tokens:
-            cut = {"truncated": True, "tokens": item.data.tokens}
+        if cut := truncation_mark(output.input_tokens, item.data.tokens):
             output.detail = {**(output.detail or {}), **cut}
         return output
 
@@ -115,38 +94,12 @@ class ClassificationRunner:
         self._model = None
         devices.release_memory(self._device)
 
-    def _read(
-        self, record: Record, params: TaskParams
-    ) -> tuple[str, ClassificationParams] | RecordError:
-        text = record.inputs.get("text")
-        if not isinstance(text, str):
-            return RecordError("invalid_input", f"'text' is {text!r}, expected a text")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            where = f"at character {error.start}"
-            return RecordError("invalid_input", f"'text' has half a surrogate pair {where}")
-        if record.params:
-            try:
-                merged = params.model_dump() | record.params
-                params = validate_params(get_task("classification"), merged)
-            except InvalidJobError as error:
-                return RecordError("invalid_params", str(error))
-        if not isinstance(params, ClassificationParams):
-            raise TypeError(f"got {type(params).__name__}, expected ClassificationParams")
-        return text, params
-
     def _item(self, ids: list[int], params: ClassificationParams) -> list[Item] | RecordError:
-        tokens = len(ids)
-        if tokens == 0:
-            return RecordError("empty_text", "the text has no tokens")
-        limit = min(self._tokenizer.limit, params.max_length or self._tokenizer.limit)
-        if tokens > limit:
-            if params.on_long == "error":
-                message = f"the text has {tokens} tokens, the limit is {limit}"
-                return RecordError("text_too_long", message)
-            ids = self._tokenizer.truncate(ids, limit)
-        return [Item(len(ids), Encoded(ids, tokens, params), self._activation_for(params))]
+        try:
+            kept = fit_ids(ids, self._tokenizer, params)
+        except RecordError as error:
+            return error
+        return [Item(len(kept), Encoded(kept, len(ids), params), self._activation_for(params))]
 
     def _activation_for(self, params: ClassificationParams) -> str:
         if params.multi_label is None:
@@ -157,18 +110,7 @@ class ClassificationRunner:
 
     def _logits(self, ids: list[list[int]]) -> torch.Tensor:
         """The logits of a batch, fp32 on the CPU: one copy there and one back."""
-        longest = max(map(len, ids))
-        pad = self._tokenizer.pad_id
-        # The last column carries the lengths, so that ids and mask need a single copy.
-        rows = [row + [pad] * (longest - len(row)) + [len(row)] for row in ids]
-        packed = torch.tensor(rows)
-        if self._device.type == "cuda":
-            packed = packed.pin_memory()
-        packed = packed.to(self._device, non_blocking=True)
-        inputs = {
-            "input_ids": packed[:, :-1],
-            "attention_mask": torch.arange(longest, device=self._device) < packed[:, -1:],
-        }
+        inputs = pack_ids(ids, self._tokenizer.pad_id, self._device)
         with torch.inference_mode():
             logits: torch.Tensor = self._model(**inputs).logits
             return logits.float().cpu()
@@ -219,25 +161,3 @@ def _default_activation(config: Any) -> str:
     if config.problem_type == "multi_label_classification" or config.num_labels == 1:
         return SIGMOID
     return SOFTMAX
-
-
-def _load_model(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
-            checkpoint.folder,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
-        raise ModelLoadError(f"model {checkpoint.name!r} cannot be loaded: {error}") from error
-    if info["missing_keys"]:
-        raise ModelLoadError(
-            f"model {checkpoint.name!r} lacks weights that {checkpoint.architecture} needs, so its "
-            f"labels would be random: {', '.join(sorted(info['missing_keys'])[:5])}"
-        )
-    return model

@@ -32,6 +32,7 @@ class TextTokenizer:
         tail = special[::-1].index(0) if 0 in special else 0
         self._prefix: list[int] = sample.ids[:body]
         self._suffix: list[int] = sample.ids[len(special) - tail :]
+        self.has_segments = "token_type_ids" in tokenizer.model_input_names
         self.pad_id = tokenizer.pad_token_id
         self.limit = min(tokenizer.model_max_length, sys.maxsize)
 
@@ -51,12 +52,25 @@ class TextTokenizer:
         """Token ids with special tokens, uncut. Raises TypeError on a lone surrogate."""
         return [encoding.ids for encoding in self._backend.encode_batch_fast(list(texts))]
 
+    def encode_bare(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids without special tokens, uncut."""
+        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def encode_pair(self, first: str, second: str) -> Any:
+        """Two texts as one input: the Encoding of the tokenizers library."""
+        return self._backend.encode(first, second)
+
     def truncate(self, ids: list[int], limit: int) -> list[int]:
         """Cut to ``limit`` tokens, keeping the special tokens at both ends."""
         prefix, suffix = self._prefix, self._suffix
         body = ids[len(prefix) : len(ids) - len(suffix)]
-        room = max(0, limit - len(prefix) - len(suffix))
-        return prefix + (body[len(body) - room :] if self._cut_left else body[:room]) + suffix
+        return prefix + self.cut_body(body, limit - len(prefix) - len(suffix)) + suffix
+
+    def cut_body(self, ids: list[int], room: int) -> list[int]:
+        """Cut ids without special tokens to what there is room for, at the tokenizer's side."""
+        room = max(0, room)
+        return ids[max(0, len(ids) - room) :] if self._cut_left else ids[:room]
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> TextTokenizer:

@@ -1,0 +1,208 @@
+"""Zero-shot classification: scores for labels of the user's own, by a model that knows inference.
+
+Each label is a hypothesis about the text, and its score how far the text entails it; as
+transformers' ZeroShotClassificationPipeline defines it
+(https://huggingface.co/docs/transformers/main_classes/pipelines), after Yin et al. 2019
+(https://arxiv.org/abs/1909.00161). Scores are computed in fp32 and rounded to 6 digits.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+
+from textmill.core.errors import ModelLoadError, RecordError
+from textmill.core.inference_labels import InferenceLabels, find_inference_labels
+from textmill.core.jobs import Record
+from textmill.core.params import TaskParams, ZeroShotParams
+from textmill.workers.items import Item, ModelRequest, Output
+from textmill.workers.runners import devices, loading
+from textmill.workers.runners.padding import pack_ids, pad_rows
+from textmill.workers.runners.pairs import PairTemplate
+from textmill.workers.runners.reading import (
+    read_texts,
+    refuse_long,
+    token_limit,
+    truncation_mark,
+)
+from textmill.workers.runners.tokenizing import TextTokenizer
+
+TASK = "zero-shot-classification"
+SCORE_DIGITS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One text with one label's hypothesis, as the model reads them."""
+
+    ids: list[int]
+    segments: list[int]
+    tokens: int  # before truncation
+    params: ZeroShotParams
+
+
+class ZeroShotRunner:
+    """One loaded model on one device. An item is a text with one label; its row two logits."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: TextTokenizer,
+        device: torch.device,
+        labels: InferenceLabels,
+        template: PairTemplate,
+    ) -> None:
+        self._model: Any = model
+        self._tokenizer = tokenizer
+        self._device = device
+        self._columns = [labels.entailment, labels.contradiction]
+        self._template = template
+        takes = inspect.signature(model.forward).parameters
+        self._segments = tokenizer.has_segments and "token_type_ids" in takes
+        self.max_batch_tokens = devices.default_batch_tokens(device)
+        self.memory_bytes = int(model.get_memory_footprint())
+
+    @classmethod
+    def load(cls, request: ModelRequest) -> ZeroShotRunner:
+        """Load a model; raises ModelLoadError that says what was found and expected."""
+        loaded = loading.load_model(
+            request, transformers.AutoModelForSequenceClassification, outcome="scores"
+        )
+        name = loaded.checkpoint.name
+        labels = find_inference_labels(name, loaded.model.config.to_dict())
+        try:
+            template = PairTemplate.of(loaded.tokenizer.encode_pair("a", "a"))
+        except ModelLoadError as error:
+            raise ModelLoadError(f"model {name!r}: {error}") from None
+        return cls(loaded.model, loaded.tokenizer, loaded.device, labels, template)
+
+    @staticmethod
+    def estimate_bytes(request: ModelRequest) -> int:
+        """What the weights will take on the device; 0 if they are not on this machine yet."""
+        return loading.estimate_bytes(request)
+
+    def prepare(
+        self, records: Sequence[Record], params: TaskParams
+    ) -> list[list[Item] | RecordError]:
+        """One item per label of each record, or why it has none."""
+        prepared = read_texts(records, params, ZeroShotParams, TASK)
+        texts = [found[0] for found in prepared if not isinstance(found, RecordError)]
+        premises = iter(self._tokenizer.encode_bare(texts))
+        hypotheses: dict[ZeroShotParams, list[list[int]]] = {}  # most records share their options
+        rows: list[list[Item] | RecordError] = []
+        for found in prepared:
+            if isinstance(found, RecordError):
+                rows.append(found)
+                continue
+            own = found[1]
+            if own not in hypotheses:
+                hypotheses[own] = self._hypotheses(own)
+            rows.append(self._items(next(premises), hypotheses[own], own))
+        return rows
+
+    def forward(self, items: Sequence[Item]) -> list[list[float]]:
+        """Each item's logits of entailment and contradiction."""
+        pairs = [item.data for item in items]
+        return devices.run_on_device(self._device, lambda: self._logits(pairs))
+
+    def join(
+        self, record: Record, items: Sequence[Item], raw: Sequence[Any], params: TaskParams
+    ) -> Output:
+        """The record's best label, its score, and all scores; raises RecordError("not_finite")."""
+        pairs = [item.data for item in items]
+        if not all(math.isfinite(logit) for row in raw for logit in row):
+            raise RecordError("not_finite", "the model's scores are not finite numbers")
+        output = rank_labels(raw, pairs[0].params)
+        longest = max(pairs, key=lambda pair: pair.tokens)
+        cut = truncation_mark(len(longest.ids), longest.tokens)
+        output.detail = {**(output.detail or {}), **cut}
+        output.input_tokens = sum(len(pair.ids) for pair in pairs)
+        return output
+
+    def warm_up(self) -> None:
+        """One small batch of made-up tokens."""
+        ids = self._template.join([self._tokenizer.pad_id] * 4, [self._tokenizer.pad_id] * 4)
+        pair = Pair(ids, self._template.segment_ids(4, 4), len(ids), ZeroShotParams(labels=("a",)))
+        self.forward([Item(len(ids), pair)] * 4)
+
+    def close(self) -> None:
+        """Free the model; outputs can still be joined."""
+        self._model = None
+        devices.release_memory(self._device)
+
+    def _hypotheses(self, params: ZeroShotParams) -> list[list[int]]:
+        template = params.hypothesis_template
+        return self._tokenizer.encode_bare(
+            [template.replace("{}", label) for label in params.labels]
+        )
+
+    def _items(
+        self, premise: list[int], hypotheses: list[list[int]], params: ZeroShotParams
+    ) -> list[Item] | RecordError:
+        if not premise:
+            return RecordError("empty_text", "the text has no tokens")
+        limit = token_limit(self._tokenizer, params)
+        longest = max(map(len, hypotheses)) + self._template.overhead
+        if longest >= limit:
+            message = f"a label's sentence has {longest} tokens, the limit with a text is {limit}"
+            return RecordError("invalid_params", message)
+        if len(premise) + longest > limit and params.on_long == "error":
+            return refuse_long(len(premise) + longest, limit)
+        return [self._item(premise, hypothesis, limit, params) for hypothesis in hypotheses]
+
+    def _item(
+        self, premise: list[int], hypothesis: list[int], limit: int, params: ZeroShotParams
+    ) -> Item:
+        """Of a pair that is too long only the text is cut, as the pipeline does."""
+        template = self._template
+        fixed = len(hypothesis) + template.overhead
+        kept = self._tokenizer.cut_body(premise, limit - fixed)
+        ids = template.join(kept, hypothesis)
+        segments = template.segment_ids(len(kept), len(hypothesis)) if self._segments else []
+        return Item(len(ids), Pair(ids, segments, len(premise) + fixed, params))
+
+    def _logits(self, pairs: Sequence[Pair]) -> list[list[float]]:
+        inputs = pack_ids([pair.ids for pair in pairs], self._tokenizer.pad_id, self._device)
+        if self._segments:
+            packed = pad_rows([pair.segments for pair in pairs], 0, self._device)
+            inputs["token_type_ids"] = packed[:, :-1]
+        with torch.inference_mode():
+            logits = self._model(**inputs).logits
+            rows: list[list[float]] = logits[:, self._columns].float().cpu().tolist()
+            return rows
+
+
+def rank_labels(logits: Sequence[Sequence[float]], params: ZeroShotParams) -> Output:
+    """The output for one (entailment, contradiction) pair of logits per label, in their order.
+
+    One of several labels: softmax of their entailments. Independent labels, or one label alone:
+    softmax of entailment against contradiction for each. Ties go to the label named first.
+    """
+    if params.multi_label or len(logits) == 1:
+        scores = [_softmax(row)[0] for row in logits]
+    else:
+        scores = _softmax([entailment for entailment, _ in logits])
+    order = sorted(range(len(scores)), key=lambda index: -scores[index])
+    ranked = {params.labels[index]: round(scores[index], SCORE_DIGITS) for index in order}
+    best, score = next(iter(ranked.items()))
+    if not params.multi_label:
+        return Output(label=best, score=score, detail={"scores": ranked})
+    over = [label for label, value in ranked.items() if value >= params.threshold]
+    return Output(
+        label=best if over else None,
+        score=score,
+        labels=over,
+        detail={"labels": over, "scores": ranked},
+    )
+
+
+def _softmax(logits: Sequence[float]) -> list[float]:
+    highest = max(logits)
+    powers = [math.exp(logit - highest) for logit in logits]
+    return [power / sum(powers) for power in powers]

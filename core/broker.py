@@ -57,6 +57,8 @@ def make_celery(settings: Settings, *, for_worker: bool) -> Celery:
         worker_prefetch_multiplier=1,
         worker_enable_remote_control=True,  # its socket is what notices a lost broker
         worker_hijack_root_logger=False,
+        # Cancels tasks acknowledged late, of which there are none; unset, it warns at each loss.
+        worker_cancel_long_running_tasks_on_connection_loss=True,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,  # the default gives up after 100
         broker_transport_options=_transport_options(

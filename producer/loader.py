@@ -27,7 +27,7 @@ from textmill.db.session import Database
 from textmill.producer.readers import IdCheck, RecordReader
 
 R = TypeVar("R")
-OnWait = Callable[[ServiceUnavailableError], None]
+OnWait = Callable[[str], None]
 
 FLUSH_RECORDS = 4096  # one write transaction: about 30 ms on SQLite, so others get their turn
 FLUSH_BYTES = 8 << 20
@@ -89,7 +89,7 @@ class Loader:
         *,
         lease_seconds: float,
         progress: Progress | None = None,
-        on_wait: OnWait = lambda error: None,
+        on_wait: OnWait = lambda reason: None,
     ) -> None:
         self.records = 0
         self.errors = 0
@@ -153,7 +153,7 @@ class Loader:
     def _away(self, error: ServiceUnavailableError) -> None:
         if isinstance(error, NoSpaceError):
             raise error
-        self._on_wait(error)
+        self._on_wait(str(error))
 
     @contextmanager
     def _renewing(self) -> Iterator[None]:

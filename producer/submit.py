@@ -11,8 +11,9 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 from sqlalchemy.exc import IntegrityError
 
 from textmill.core.broker import Publisher
@@ -96,7 +97,7 @@ def submit_job(
     *,
     lease_seconds: float = 60,
     progress: Progress | None = None,
-    on_wait: OnWait = lambda error: None,
+    on_wait: OnWait = lambda reason: None,
 ) -> Submitted:
     """Write the job and its records, dispatch its first chunks, and say what became of it.
 
@@ -106,17 +107,9 @@ def submit_job(
     later only after ``lease_seconds``. ``on_wait`` is called when a wait begins.
     """
     database.transact(loading_db.remove_dead_loads)  # one may hold the key, with no worker to sweep
-    try:
-        job_id = database.transact(
-            loading_db.create_job,
-            spec,
-            extra_columns=reader.extra_columns,
-            load_seconds=lease_seconds,
-        )
-    except IntegrityError as error:
-        if spec.key is None or not loading_db.is_key_conflict(error):
-            raise
-        return _earlier_job(database, spec, reader)
+    job_id = _create_job(database, spec, reader, lease_seconds, on_wait)
+    if not isinstance(job_id, str):
+        return _same_job(job_id, spec, reader)
     loader = Loader(
         database, job_id, spec, lease_seconds=lease_seconds, progress=progress, on_wait=on_wait
     )
@@ -129,6 +122,26 @@ def submit_job(
     if status == JobStatus.QUEUED:
         undispatched = dispatch_job(database, publisher, job_id, spec.queue)
     return Submitted(job_id, loader.records, loader.errors, undispatched=undispatched)
+
+
+def _create_job(
+    database: Database, spec: JobSpec, reader: RecordReader, lease_seconds: float, on_wait: OnWait
+) -> str | Row[Any]:
+    """The new job's id, or the earlier job that holds the key."""
+    while True:
+        try:
+            return database.transact(
+                loading_db.create_job,
+                spec,
+                extra_columns=reader.extra_columns,
+                load_seconds=lease_seconds,
+            )
+        except IntegrityError as error:
+            if spec.key is None or not loading_db.is_key_conflict(error):
+                raise
+        earlier = _wait_for_earlier(database, spec.key, on_wait)
+        if earlier is not None:
+            return earlier
 
 
 def _abandon(database: Database, job_id: str) -> None:
@@ -161,27 +174,30 @@ def dispatch_job(database: Database, publisher: Publisher, job_id: str, queue: s
     return None
 
 
-def _earlier_job(database: Database, spec: JobSpec, reader: RecordReader) -> Submitted:
-    """The job that holds the key, if its input is the same; waits while it is loading."""
-    key = str(spec.key)
-    digest = InputDigest(spec)
-    for record in reader:
-        digest.add(encode_input(record))
+def _wait_for_earlier(database: Database, key: str, on_wait: OnWait) -> Row[Any] | None:
+    """The job that holds the key, once it is loaded; None if its load failed and freed the key."""
+    told = False
     while True:
         with database.read() as connection:
             job = jobs_db.find_job_by_key(connection, key)
-        if job is None:
-            raise JobConflictError(
-                f"the submission that held the key {key!r} failed meanwhile; submit again"
-            )
-        if job.status != JobStatus.LOADING:
-            break
+        if job is None or job.status != JobStatus.LOADING:
+            return job
+        if not told:
+            on_wait(f"another submission with the key {key!r} is loading job {job.id}")
+            told = True
         time.sleep(POLL_SECONDS)
         database.transact(loading_db.remove_dead_loads)
+
+
+def _same_job(job: Row[Any], spec: JobSpec, reader: RecordReader) -> Submitted:
+    """The earlier job of the key if its input is the same; raises JobConflictError."""
+    digest = InputDigest(spec)
+    for record in reader:
+        digest.add(encode_input(record))
     if job.input_hash is not None and job.input_hash != digest.value:
         raise JobConflictError(
-            f"key {key!r} belongs to job {job.id}, submitted with other records, task, model or "
-            "parameters; use a new key for a new job"
+            f"key {spec.key!r} belongs to job {job.id}, submitted with other records, task, model "
+            "or parameters; use a new key for a new job"
         )
     return Submitted(job.id, job.total_records, job.error_records, existing=True)
 

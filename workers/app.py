@@ -12,7 +12,6 @@ from typing import Any
 
 import structlog
 from celery import signals
-from celery.exceptions import CPendingDeprecationWarning
 from celery.platforms import SecurityWarning
 
 from textmill.core.broker import make_celery, worker_queues
@@ -95,9 +94,6 @@ def main(arguments: list[str] | None = None) -> None:
     gc.set_threshold(50_000, 20, 100)
     # Celery warns of root because of pickles, which are refused here; containers run as root.
     warnings.filterwarnings("ignore", category=SecurityWarning)
-    # At each lost connection: what a later Celery will do with tasks acknowledged late, of which
-    # there are none.
-    warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
     at_end_of_input(lambda: _end_alone(settings.drain_seconds))
     start_pulse()
     load_plugins(settings.plugins)

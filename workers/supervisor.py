@@ -181,7 +181,8 @@ class Supervisor:
             time.sleep(POLL_SECONDS)
         for child in self.children:
             if child.running:
-                log.warning("drain time is over", worker=child.id)
+                why = "told twice" if self.stop_requests > 1 else "drain time is over"
+                log.warning(why, worker=child.id)
                 child.signal(signal.SIGKILL)
         releases = [
             self._start_release(child, crashed=False)

@@ -167,7 +167,7 @@ def submit_records(context: Context, submission: Submission) -> Submitted:
                 reader,
                 lease_seconds=context.settings.lease_seconds,
                 progress=_LoadProgress(),
-                on_wait=lambda error: say(f"waiting: {error}"),
+                on_wait=lambda reason: say(f"waiting: {reason}"),
             )
         except KeyboardInterrupt:
             say("interrupted: nothing was submitted")
@@ -175,7 +175,8 @@ def submit_records(context: Context, submission: Submission) -> Submitted:
         finally:
             _LoadProgress.clear()
     if submitted.existing:
-        say(f"key {spec.key!r} is job {submitted.job_id} already; nothing was submitted")
+        status = context.job(submitted.job_id).status
+        say(f"key {spec.key!r} is job {submitted.job_id} ({status}) already; nothing was submitted")
     return submitted
 
 

@@ -83,8 +83,8 @@ def test_a_load_outlasts_a_crash_of_its_database_and_its_lease_goes_on(
                 own_postgres.crash()
             yield row
 
-    def on_wait(error: ServiceUnavailableError) -> None:
-        waits.append(str(error))
+    def on_wait(reason: str) -> None:
+        waits.append(reason)
         own_postgres.start()
 
     submitted = submit_job(

@@ -224,7 +224,11 @@ def submit(
         max_error_rate=max_error_rate,
     )
     reading = ReadOptions(
-        columns={name.removesuffix(COLUMN): column for name, column in columns.items()},
+        columns={
+            name.removesuffix(COLUMN): column
+            for name, column in columns.items()
+            if column is not None
+        },
         id_column=id_column,
         format=input_format,
         limit=limit,

@@ -161,7 +161,7 @@ def test_without_a_worker_the_script_gives_up_after_its_time_out(
 
 
 def test_the_example_on_the_python_page_runs(data_folder: Path) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    code = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)[0]
     done = _run([sys.executable, "-c", code], data_folder, cwd=ROOT)
     assert (done.returncode, done.stderr) == (0, "")
     summary, *top = done.stdout.splitlines()

@@ -18,6 +18,9 @@ from textmill.core.errors import JobConflictError
 from textmill.core.jobs import ChunkStatus, JobSpec, JobStatus, new_job_id
 from textmill.db.clock import now
 from textmill.db.models import chunks, jobs, label_counts, payloads, results
+from textmill.db.payloads import compress
+
+MAX_CHUNK_BYTES = 1 << 20  # of encoded records
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,27 @@ class NewChunk:
 
     records: int
     payload: bytes
+
+
+class ChunkCutter:
+    """Cuts encoded records into chunks of at most ``max_records``; long texts make short chunks."""
+
+    def __init__(self, max_records: int) -> None:
+        self._max_records = max_records
+        self._lines: list[bytes] = []
+        self._bytes = 0
+
+    def add(self, line: bytes) -> NewChunk | None:
+        """Take one more record (see ``encode_record``); the chunk that it completes, if it does."""
+        self._lines.append(line)
+        self._bytes += len(line)
+        full = len(self._lines) >= self._max_records or self._bytes >= MAX_CHUNK_BYTES
+        return self.end() if full else None
+
+    def end(self) -> NewChunk | None:
+        """The chunk of what is left, if anything is."""
+        lines, self._lines, self._bytes = self._lines, [], 0
+        return NewChunk(len(lines), compress(lines)) if lines else None
 
 
 def absolute_model(model: str) -> str:
@@ -150,6 +174,13 @@ def _not_loading(connection: Connection, job_id: str) -> JobConflictError:
             "length of its load lease; submit it again"
         )
     return JobConflictError(f"job {job_id} was cancelled while it was being loaded")
+
+
+def accepted_status(connection: Connection, job_id: str) -> JobStatus | None:
+    """The status of a job that was accepted; None for one that still loads, or is gone."""
+    accepted = (jobs.c.id == job_id, jobs.c.queued_at.is_not(None))
+    status = connection.scalar(select(jobs.c.status).where(*accepted))
+    return None if status is None else JobStatus(status)
 
 
 def count_loaded(connection: Connection, job_id: str) -> tuple[int, int]:

@@ -13,7 +13,6 @@ import zstandard
 
 from textmill.core.jobs import Record
 
-MAX_CHUNK_BYTES = 1 << 20  # of encoded records; long texts make short chunks
 LEVEL = 1  # the fastest: payloads live for minutes, and the producer's time is the bottleneck
 
 

@@ -16,9 +16,9 @@ from textmill.core.errors import JobConflictError
 from textmill.core.jobs import ChunkStatus, JobStatus, Record
 from textmill.core.tasks import get_task, validate_params
 from textmill.db.jobs import get_job
-from textmill.db.loading import NewChunk, insert_chunks
+from textmill.db.loading import ChunkCutter, NewChunk, insert_chunks
 from textmill.db.models import chunks, jobs, label_counts, payloads, results
-from textmill.db.payloads import MAX_CHUNK_BYTES, compress, decode_payload, encode_record
+from textmill.db.payloads import decode_payload, encode_record
 
 RERUNNABLE = (
     JobStatus.COMPLETED.value,
@@ -173,17 +173,12 @@ def _take_inputs(connection: Connection, job: Row[Any]) -> Iterator[Record]:
 
 
 def _cut(records: Iterable[Record], chunk_records: int) -> Iterator[NewChunk]:
-    """Chunks as a submission cuts them."""
-    lines: list[bytes] = []
-    size = 0
+    cutter = ChunkCutter(chunk_records)
     for record in records:
-        lines.append(encode_record(record))
-        size += len(lines[-1])
-        if len(lines) >= chunk_records or size >= MAX_CHUNK_BYTES:
-            yield NewChunk(len(lines), compress(lines))
-            lines, size = [], 0
-    if lines:
-        yield NewChunk(len(lines), compress(lines))
+        if chunk := cutter.add(encode_record(record)):
+            yield chunk
+    if rest := cutter.end():
+        yield rest
 
 
 def _check_rows(connection: Connection, job: Row[Any], unreadable: int) -> None:

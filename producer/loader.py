@@ -17,11 +17,10 @@ from sqlalchemy import Connection
 from textmill.core.errors import NoSpaceError, ServiceUnavailableError, TextmillError
 from textmill.core.jobs import BadRecord, JobSpec, JobStatus, Record
 from textmill.core.patience import keep_trying
-from textmill.core.tasks import Task, get_task
+from textmill.core.tasks import get_task
 from textmill.db import loading as loading_db
-from textmill.db.jobs import get_job
-from textmill.db.loading import NewChunk
-from textmill.db.payloads import MAX_CHUNK_BYTES, compress, encode_record
+from textmill.db.loading import ChunkCutter, NewChunk
+from textmill.db.payloads import encode_record
 from textmill.db.results import ResultRow, to_json, write_results
 from textmill.db.session import Database
 from textmill.producer.readers import IdCheck, RecordReader
@@ -95,15 +94,13 @@ class Loader:
         self.errors = 0
         self._database = database
         self._job_id = job_id
-        self._task: Task = get_task(spec.task)
+        self._cutter = ChunkCutter(get_task(spec.task).chunk_records)
         self._digest = InputDigest(spec)
         self._progress = progress
         self._on_wait = on_wait
         self._written = [0, 0]  # chunks and error rows
         self._lease_seconds = lease_seconds
         self._batch = _Batch()
-        self._lines: list[bytes] = []
-        self._line_bytes = 0
 
     def load(self, reader: RecordReader) -> JobStatus:
         """Write everything and accept the job; returns the status it has then."""
@@ -115,15 +112,14 @@ class Loader:
                     check(record.record_id, record.index + 1)
                 self._add(record)
             ids.finish()
-        self._end_chunk()
+        self._add_chunk(self._cutter.end())
         self._flush()
         return self._patiently(self._finish)
 
     def _finish(self, connection: Connection, again: bool) -> JobStatus:
-        if again:  # the first answer may have been lost
-            job = get_job(connection, self._job_id)
-            if job.queued_at is not None:
-                return JobStatus(job.status)
+        accepted = loading_db.accepted_status(connection, self._job_id) if again else None
+        if accepted is not None:
+            return accepted  # at the first try, whose answer was lost
         return loading_db.finish_loading(
             connection,
             self._job_id,
@@ -186,10 +182,8 @@ class Loader:
         if isinstance(record, BadRecord):
             self._add_error(record)
         else:
-            self._lines.append(line)
-            self._line_bytes += len(line)
-            if len(self._lines) >= self._task.chunk_records or self._line_bytes >= MAX_CHUNK_BYTES:
-                self._end_chunk()
+            self._batch.bytes += len(line)
+            self._add_chunk(self._cutter.add(line))
         if self._batch.records >= FLUSH_RECORDS or self._batch.bytes >= FLUSH_BYTES:
             self._flush()
 
@@ -206,13 +200,10 @@ class Loader:
             )
         )
 
-    def _end_chunk(self) -> None:
-        if not self._lines:
-            return
-        self._batch.chunks.append(NewChunk(len(self._lines), compress(self._lines)))
-        self._batch.records += len(self._lines)
-        self._batch.bytes += self._line_bytes
-        self._lines, self._line_bytes = [], 0
+    def _add_chunk(self, chunk: NewChunk | None) -> None:
+        if chunk is not None:
+            self._batch.chunks.append(chunk)
+            self._batch.records += chunk.records
 
     def _flush(self) -> None:
         batch, self._batch = self._batch, _Batch()

@@ -13,7 +13,7 @@ from textmill.core.errors import JobConflictError
 from textmill.core.jobs import JobStatus, Record
 from textmill.core.params import ClassificationParams
 from textmill.core.tasks import TASKS
-from textmill.db import rerun
+from textmill.db import loading
 from textmill.db.chunks import ChunkOutcome, Claim, LeaseLostError, complete_chunk
 from textmill.db.jobs import cancel_job, fail_job
 from textmill.db.loading import NewChunk, add_chunks, create_job, finish_loading
@@ -157,7 +157,7 @@ def test_the_new_chunks_are_cut_as_a_submission_cuts_them(
     database.transact(rerun_job, job_id)
     assert sizes() == [4, 4, 1]
     run_all(database, job_id)
-    monkeypatch.setattr(rerun, "MAX_CHUNK_BYTES", 60)  # an encoded record has 42
+    monkeypatch.setattr(loading, "MAX_CHUNK_BYTES", 60)  # an encoded record has 42
     database.transact(rerun_job, job_id)
     assert sizes() == [2, 2, 2, 2, 1]
 

@@ -13,12 +13,12 @@ from textmill.core.broker import Publisher
 from textmill.core.errors import InputError, JobConflictError, ServiceUnavailableError
 from textmill.core.jobs import JobStatus
 from textmill.core.settings import Settings
+from textmill.db import loading
 from textmill.db.jobs import cancel_job
 from textmill.db.loading import delete_job
 from textmill.db.models import chunks, jobs, payloads, results
 from textmill.db.payloads import decode_payload
 from textmill.db.session import Database
-from textmill.producer import loader
 from textmill.producer.submit import submit_job
 
 from .. import builders, submissions
@@ -69,7 +69,7 @@ def test_every_record_is_in_sql_once_in_order_and_the_first_chunks_are_dispatche
 def test_a_chunk_of_long_texts_ends_by_its_bytes(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loader, "MAX_CHUNK_BYTES", 1000)
+    monkeypatch.setattr(loading, "MAX_CHUNK_BYTES", 1000)
     done = send(database, ["x" * 400] * 7)
     with database.read() as connection:
         assert list(connection.scalars(select(chunks.c.records))) == [3, 3, 1]

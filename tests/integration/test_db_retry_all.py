@@ -13,7 +13,7 @@ from textmill.core.errors import JobConflictError
 from textmill.core.jobs import JobStatus, Record
 from textmill.core.params import ClassificationParams
 from textmill.core.tasks import TASKS
-from textmill.db import loading
+from textmill.db import loading, rerun
 from textmill.db.chunks import ChunkOutcome, Claim, LeaseLostError, complete_chunk
 from textmill.db.jobs import cancel_job, fail_job
 from textmill.db.loading import NewChunk, add_chunks, create_job, finish_loading

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 import transformers
 
-from textmill.core.checkpoints import Checkpoint, open_checkpoint, require_architecture
-from textmill.core.errors import InvalidJobError, ModelLoadError, RecordError
+from textmill.core.checkpoints import open_checkpoint, require_architecture
+from textmill.core.errors import RecordError
 from textmill.core.jobs import Record
 from textmill.core.params import ClassificationParams, TaskParams
-from textmill.core.tasks import get_task, validate_params
+from textmill.core.tasks import get_task
 from textmill.workers.items import Item, ModelRequest, Output
-from textmill.workers.runners import devices
+from textmill.workers.runners import devices, loading
+from textmill.workers.runners.records import check_text, own_params, read_each
 from textmill.workers.runners.tokenizing import TextTokenizer, load_tokenizer
 
 SCORE_DIGITS = 6
@@ -58,26 +59,18 @@ class ClassificationRunner:
         checkpoint = open_checkpoint(request.model, request.revision)
         require_architecture(checkpoint, get_task(request.task))
         tokenizer = load_tokenizer(checkpoint)
-        model = _load_model(checkpoint, dtype).eval()
+        auto = transformers.AutoModelForSequenceClassification
+        model = loading.load_model(auto, checkpoint, dtype, "labels")
         devices.run_on_device(device, lambda: model.to(device))
         return cls(model, tokenizer.fit(model), device)
 
-    @staticmethod
-    def estimate_bytes(request: ModelRequest) -> int:
-        """What the weights will take on the device; 0 if they are not on this machine yet."""
-        device = devices.choose_device(request.device)
-        dtype = devices.choose_dtype(request.dtype, device)
-        try:
-            checkpoint = open_checkpoint(request.model, request.revision, download=False)
-        except ModelLoadError:
-            return 0
-        return checkpoint.parameters * dtype.itemsize
+    estimate_bytes = staticmethod(loading.estimate_bytes)
 
     def prepare(
         self, records: Sequence[Record], params: TaskParams
     ) -> list[list[Item] | RecordError]:
         """One item per record, or why it has none."""
-        prepared = [self._read(record, params) for record in records]
+        prepared = read_each(records, lambda record: _read(record, params))
         texts = [found[0] for found in prepared if not isinstance(found, RecordError)]
         encoded = iter(self._tokenizer.encode(texts))
         return [
@@ -114,27 +107,6 @@ class ClassificationRunner:
         """Free the model; outputs can still be joined."""
         self._model = None
         devices.release_memory(self._device)
-
-    def _read(
-        self, record: Record, params: TaskParams
-    ) -> tuple[str, ClassificationParams] | RecordError:
-        text = record.inputs.get("text")
-        if not isinstance(text, str):
-            return RecordError("invalid_input", f"'text' is {text!r}, expected a text")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            where = f"at character {error.start}"
-            return RecordError("invalid_input", f"'text' has half a surrogate pair {where}")
-        if record.params:
-            try:
-                merged = params.model_dump() | record.params
-                params = validate_params(get_task("classification"), merged)
-            except InvalidJobError as error:
-                return RecordError("invalid_params", str(error))
-        if not isinstance(params, ClassificationParams):
-            raise TypeError(f"got {type(params).__name__}, expected ClassificationParams")
-        return text, params
 
     def _item(self, ids: list[int], params: ClassificationParams) -> list[Item] | RecordError:
         tokens = len(ids)
@@ -206,6 +178,11 @@ def rank_scores(logits: torch.Tensor, activation: str) -> list[Ranked | None]:
     return [(order, row) if good else None for order, row, good in rows]
 
 
+def _read(record: Record, params: TaskParams) -> tuple[str, ClassificationParams]:
+    text = check_text("text", record.inputs.get("text"))
+    return text, own_params(record, params, ClassificationParams, "classification")
+
+
 def _regression(labels: list[str], values: list[float]) -> Output:
     if len(values) == 1:
         return Output(score=values[0])
@@ -219,25 +196,3 @@ def _default_activation(config: Any) -> str:
     if config.problem_type == "multi_label_classification" or config.num_labels == 1:
         return SIGMOID
     return SOFTMAX
-
-
-def _load_model(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
-            checkpoint.folder,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
-        raise ModelLoadError(f"model {checkpoint.name!r} cannot be loaded: {error}") from error
-    if info["missing_keys"]:
-        raise ModelLoadError(
-            f"model {checkpoint.name!r} lacks weights that {checkpoint.architecture} needs, so its "
-            f"labels would be random: {', '.join(sorted(info['missing_keys'])[:5])}"
-        )
-    return model

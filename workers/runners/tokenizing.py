@@ -37,7 +37,7 @@ class TextTokenizer:
 
     def fit(self, model: Any) -> TextTokenizer:
         """Take the model's own limit and padding into account."""
-        self.limit = min(self.limit, _position_limit(model))
+        self.limit = min(self.limit, position_limit(model))
         config = model.config.get_text_config()
         if self.pad_id is None:
             # Such a classifier reads the last token that is not padding, and its tokenizer does
@@ -60,7 +60,18 @@ class TextTokenizer:
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> TextTokenizer:
-    """The checkpoint's own tokenizer; raises ModelLoadError if it has none."""
+    """The checkpoint's own tokenizer; raises ModelLoadError if it has none for single texts."""
+    tokenizer = load_fast_tokenizer(checkpoint)
+    if any(tokenizer.backend_tokenizer.encode("a").type_ids):
+        raise ModelLoadError(
+            f"model {checkpoint.name!r}: its tokenizer gives a single text segment ids other than "
+            "0 (as XLNet's does), which this task does not support"
+        )
+    return TextTokenizer(tokenizer)
+
+
+def load_fast_tokenizer(checkpoint: Checkpoint) -> Any:
+    """The checkpoint's own tokenizer as transformers has it; raises ModelLoadError."""
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             checkpoint.folder, trust_remote_code=False, local_files_only=True
@@ -76,15 +87,10 @@ def load_tokenizer(checkpoint: Checkpoint) -> TextTokenizer:
             f"model {checkpoint.name!r}: its tokenizer {type(tokenizer).__name__} has no "
             "tokenizer.json, which this task needs"
         )
-    if any(tokenizer.backend_tokenizer.encode("a").type_ids):
-        raise ModelLoadError(
-            f"model {checkpoint.name!r}: its tokenizer gives a single text segment ids other than "
-            "0 (as XLNet's does), which this task does not support"
-        )
-    return TextTokenizer(tokenizer)
+    return tokenizer
 
 
-def _position_limit(model: Any) -> int:
+def position_limit(model: Any) -> int:
     """How many tokens the model has positions for.
 
     Roberta and its kin number positions from the padding id + 1 on, which their position table

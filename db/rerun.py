@@ -26,7 +26,6 @@ RERUNNABLE = (
     JobStatus.FAILED.value,
 )
 UNDONE = (ChunkStatus.PENDING, ChunkStatus.DISPATCHED, ChunkStatus.RUNNING, ChunkStatus.FAILED)
-STORED_INPUTS = ("text",)  # the fields of an input that a result row keeps
 PAGE_ROWS = 1000
 
 
@@ -123,8 +122,8 @@ def _check_inputs(connection: Connection, job: Row[Any]) -> None:
     kept of error records show them. So a reader that learns to set them must also make the job's
     row say so, and that must be asked here.
     """
-    fields = validate_params(get_task(job.task), job.params).fields()
-    unstored = [name for name in fields if name not in STORED_INPUTS]
+    params = validate_params(get_task(job.task), job.params)
+    unstored = [name for name in params.fields() if name != params.text_field()]
     if unstored:
         raise _input_missing(
             job, f"task {job.task!r} reads {', '.join(unstored)}, which no row has"
@@ -153,6 +152,7 @@ def _take_inputs(connection: Connection, job: Row[Any]) -> Iterator[Record]:
     An input that could not be read has neither text nor hash; an error of a run has its text.
     """
     row = results.c
+    field = validate_params(get_task(job.task), job.params).text_field()
     page = (
         select(row.record_index, row.record_id, row.text, row.extra, row.error_code, row.text_hash)
         .where(row.job_id == job.id)
@@ -164,7 +164,7 @@ def _take_inputs(connection: Connection, job: Row[Any]) -> Iterator[Record]:
         # Unpacked: asking each row for its columns by name costs more than all the encoding.
         for index, record_id, text, extra, error_code, text_hash in rows:
             if text is not None:
-                yield Record(index, record_id, {"text": text}, None, extra)
+                yield Record(index, record_id, {field: text}, None, extra)
             elif error_code is None or text_hash is not None:
                 raise _input_missing(job, f"the row of record {record_id!r} has no text")
         span = row.record_index.between(last + 1, rows[-1].record_index)

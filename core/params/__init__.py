@@ -1,0 +1,19 @@
+"""The options of each task: one model a task, the only place where they are named and described.
+
+The command line, ``textmill tasks``, the Python function and the workers all read them from here.
+"""
+
+from textmill.core.params.base import TaskParams, TextParams
+from textmill.core.params.classification import ClassificationParams
+from textmill.core.params.embeddings import EmbeddingsParams
+from textmill.core.params.question_answering import QuestionAnsweringParams
+from textmill.core.params.zero_shot import ZeroShotParams
+
+__all__ = [
+    "ClassificationParams",
+    "EmbeddingsParams",
+    "QuestionAnsweringParams",
+    "TaskParams",
+    "TextParams",
+    "ZeroShotParams",
+]

@@ -12,6 +12,7 @@ from hypothesis import settings as hypothesis_settings
 
 from textmill.core.settings import Settings, load_settings
 
+from .machine import lacks
 from .servers import PostgresServer, ValkeyServer, processes_of, wait_until
 
 # Set before any test module imports a Hugging Face library, which reads it once.
@@ -25,14 +26,11 @@ hypothesis_settings.register_profile("thorough", max_examples=5000, deadline=Non
 
 
 def _start(server: Any) -> None:
-    """Start a server; one that this machine lacks skips the test, and fails in CI."""
     try:
         server.start()
     except (ImportError, OSError, AssertionError) as error:
         server.close()
-        if os.environ.get("CI", "").lower() in ("1", "true"):
-            raise
-        pytest.skip(f"{type(server).__name__} cannot be started here: {error}")
+        lacks(f"{type(server).__name__} cannot be started here: {error}")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -324,6 +324,11 @@ class PostgresServer:
             process.kill()
             process.wait()
 
+    @staticmethod
+    def program(name: str) -> Path:
+        """One of the programs that come with the server, such as ``psql``."""
+        return Path(str(_pgserver_module().__file__)).parent / "pginstall/bin" / name
+
     def close(self) -> None:
         """Stop and remove its folder."""
         self.stop()

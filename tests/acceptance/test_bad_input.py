@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from ..machine import lacks
 from ..servers import free_port, wait_until
 from .conftest import FAKE, MODEL, TEXTMILL, Shell, assert_user_error
 
@@ -244,7 +245,7 @@ def test_an_external_database_without_tables_names_the_command(server_shell: She
 def test_a_full_disk_is_said_and_leaves_no_half_job(shell: Shell) -> None:
     can_mount = subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False)
     if can_mount.returncode != 0:
-        pytest.skip("this machine allows no mount namespace, in which a small disk is made")
+        lacks("this machine allows no mount namespace, in which a small disk is made")
     texts = shell.write("texts.txt", "".join(f"{os.urandom(60).hex()}\n" for _ in range(60_000)))
     home = Path(shell.env["TEXTMILL_HOME"])
     home.mkdir()

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from ..machine import lacks
 from ..servers import PostgresServer, die_with_parent
 from .conftest import FAKE, IMPATIENT, Shell, assert_user_error
 from .load import Load, worker_pids
@@ -136,7 +137,7 @@ def small_disk_shell(tmp_path: Path, broker_url: str) -> Iterator[SmallDiskShell
     given = SmallDiskShell(tmp_path, TEXTMILL_BROKER_URL=broker_url, **IMPATIENT)
     try:
         if not given.is_mounted:
-            pytest.skip("this machine allows no mount namespace, in which a small disk is made")
+            lacks("this machine allows no mount namespace, in which a small disk is made")
         assert given.run("db", "upgrade").returncode == 0
         yield given
     finally:

@@ -21,6 +21,7 @@ from textmill.core.settings import load_settings
 from textmill.db.models import sweeps
 from textmill.db.session import Database
 
+from ..machine import lacks
 from ..networks import Network, NetworkError
 from ..servers import PostgresServer, ValkeyServer, wait_until
 from .conftest import FAKE, Shell, assert_user_error
@@ -74,7 +75,7 @@ def hosts(tmp_path: Path) -> Iterator[Hosts]:
             network = stack.enter_context(Network(["broker", "database"]))
             stack.enter_context(network.on(network.near))
         except NetworkError as error:
-            pytest.skip(f"no network namespaces here: {error}")
+            lacks(f"there are no network namespaces here: {error}")
         valkey = stack.enter_context(ValkeyServer(host=network.address("broker")))
         postgres = stack.enter_context(PostgresServer(host=network.address("database")))
         addresses = {"TEXTMILL_BROKER_URL": valkey.url, "TEXTMILL_DATABASE_URL": postgres.url()}

@@ -30,7 +30,8 @@ from textmill.workers.items import Output
 from textmill.workers.tasks import gather_outcome
 
 from ..builders import claim, dispatch, open_database
-from ..servers import wait_until
+from ..machine import lacks
+from ..servers import PostgresServer, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 DOC = (ROOT / "docs" / "schema.md").read_text(encoding="utf-8")
@@ -379,9 +380,10 @@ def test_the_example_queries_run_in_each_databases_own_shell(
     if filled.kind == "sqlite":
         command = ["sqlite3", "-bail", database_url.removeprefix("sqlite:///")]
     else:
-        command = ["psql", database_url, "-v", "ON_ERROR_STOP=1", "-f", "-"]
+        psql = PostgresServer.program("psql")
+        command = [str(psql), database_url, "-v", "ON_ERROR_STOP=1", "-f", "-"]
     if shutil.which(command[0]) is None:
-        pytest.skip(f"{command[0]} is not installed here")
+        lacks(f"the shell {command[0]} is not installed here")
     with EXAMPLE.open("rb") as file:
         done = subprocess.run(command, stdin=file, capture_output=True, timeout=30, check=False)
     assert (done.returncode, done.stderr) == (0, b"")

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import transformers
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "sms_spam"
 MODEL = EXAMPLE / "model"
@@ -35,7 +37,6 @@ def reported() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """So small a model gains nothing from threads, and loses much by them on a busy machine."""
-    torch = pytest.importorskip("torch")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -45,8 +46,6 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def predicted(rows: list[Row], one_thread: None) -> list[tuple[str, str]]:
     """The true and the predicted label of every message of the test split."""
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
     tokenizer = transformers.AutoTokenizer.from_pretrained(MODEL, local_files_only=True)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
         MODEL, local_files_only=True

@@ -1,18 +1,25 @@
-"""What the runners of one loaded model share: the device it lies on, and its memory."""
+"""What the runners of one loaded model share: the device it lies on, and its memory.
+
+Imports torch only when there is a model, so that a task in one file (options and runner) can
+be registered on a machine without torch.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from textmill.workers.items import ModelRequest
-from textmill.workers.runners import devices, loading
-from textmill.workers.runners.loading import Loaded
+
+if TYPE_CHECKING:
+    from textmill.workers.runners.loading import Loaded
 
 
 class ModelRunner:
     """One loaded model on one device. What is done with it is the subclasses' business."""
 
     def __init__(self, loaded: Loaded) -> None:
+        from textmill.workers.runners import devices
+
         self._model: Any = loaded.model
         self._tokenizer = loaded.tokenizer
         self._device = loaded.device
@@ -22,9 +29,13 @@ class ModelRunner:
     @staticmethod
     def estimate_bytes(request: ModelRequest) -> int:
         """What the weights will take on the device; 0 if they are not on this machine yet."""
+        from textmill.workers.runners import loading
+
         return loading.estimate_bytes(request)
 
     def close(self) -> None:
         """Free the model; outputs can still be joined."""
+        from textmill.workers.runners import devices
+
         self._model = None
         devices.release_memory(self._device)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from textmill.core.errors import RecordError
 from textmill.core.params import TextParams
-from textmill.workers.runners.tokenizing import TextTokenizer
+
+if TYPE_CHECKING:  # so that a task in one file can be registered where there is no torch
+    from textmill.workers.runners.tokenizing import TextTokenizer
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import transformers
 
 from textmill.core.checkpoints import Checkpoint
 from textmill.core.errors import ModelLoadError
+
+Token = TypeVar("Token")
 
 UNLIMITED = 1_000_000  # transformers' "no limit" is about 1e30
 
@@ -58,25 +60,25 @@ class TextTokenizer:
         encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
-    def encode_places(self, texts: Sequence[str]) -> list[Any]:
-        """As ``encode_bare``, but Encodings of the tokenizers library: with places in the text."""
-        found: list[Any] = self._backend.encode_batch(list(texts), add_special_tokens=False)
+    def encode_places(self, texts: Sequence[str], *, special: bool = False) -> list[Any]:
+        """Encodings of the tokenizers library, uncut: ids with their places in the text."""
+        found: list[Any] = self._backend.encode_batch(list(texts), add_special_tokens=special)
         return found
 
     def encode_pair(self, first: str, second: str) -> Any:
         """Two texts as one input: the Encoding of the tokenizers library."""
         return self._backend.encode(first, second)
 
-    def truncate(self, ids: list[int], limit: int) -> list[int]:
-        """Cut to ``limit`` tokens, keeping the special tokens at both ends."""
-        prefix, suffix = self._prefix, self._suffix
-        body = ids[len(prefix) : len(ids) - len(suffix)]
-        return prefix + self.cut_body(body, limit - len(prefix) - len(suffix)) + suffix
+    def truncate(self, tokens: list[Token], limit: int) -> list[Token]:
+        """Cut to ``limit`` tokens (ids, or their places), keeping the special ones."""
+        first, last = len(self._prefix), len(tokens) - len(self._suffix)
+        room = limit - len(self._prefix) - len(self._suffix)
+        return tokens[:first] + self.cut_body(tokens[first:last], room) + tokens[last:]
 
-    def cut_body(self, ids: list[int], room: int) -> list[int]:
-        """Cut ids without special tokens to what there is room for, at the tokenizer's side."""
+    def cut_body(self, tokens: list[Token], room: int) -> list[Token]:
+        """Cut tokens without special ones to what there is room for, at the tokenizer's side."""
         room = max(0, room)
-        return ids[max(0, len(ids) - room) :] if self._cut_left else ids[:room]
+        return tokens[max(0, len(tokens) - room) :] if self._cut_left else tokens[:room]
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> TextTokenizer:

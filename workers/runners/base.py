@@ -7,6 +7,7 @@ from typing import Any
 from textmill.workers.items import ModelRequest
 from textmill.workers.runners import devices, loading
 from textmill.workers.runners.loading import Loaded
+from textmill.workers.runners.quantizing import memory_bytes
 
 
 class ModelRunner:
@@ -17,7 +18,7 @@ class ModelRunner:
         self._tokenizer = loaded.tokenizer
         self._device = loaded.device
         self.max_batch_tokens = devices.default_batch_tokens(loaded.device)
-        self.memory_bytes = int(loaded.model.get_memory_footprint())
+        self.memory_bytes = memory_bytes(loaded.model)
 
     @staticmethod
     def estimate_bytes(request: ModelRequest) -> int:

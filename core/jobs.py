@@ -129,6 +129,9 @@ class JobSpec:
     params: dict[str, Any] = field(default_factory=dict)
     revision: str | None = None
     dtype: str = "auto"
+    model_version: str | None = None  # the commit it means now, where that is known
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
     name: str | None = None
     queue: str = "default"
     priority: Priority = Priority.NORMAL

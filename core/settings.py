@@ -70,6 +70,13 @@ class Settings(BaseSettings):
         gt=0,
         description="a worker that gets no message for so long, though chunks wait, is replaced",
     )
+    allow_pickle: bool = Field(
+        default=False, description="a worker may load pickles for jobs that say --allow-pickle"
+    )
+    trust_remote_code: bool = Field(
+        default=False,
+        description="a worker may run a model's Python files for jobs that say --trust-remote-code",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="debug, info, warning or error; texts are never logged"
     )

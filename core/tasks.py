@@ -32,8 +32,8 @@ class Task:
     params: type[TaskParams]
     runner: str  # "module:Class", imported by workers only
     chunk_records: int = 256  # a chunk ends at this many records
-    architecture: str | None = (
-        None  # what the model's class must end with; None: nothing is checked
+    architecture: str | tuple[str, ...] | None = (
+        None  # what the model's class must end with, or one of several; None: nothing is checked
     )
 
 

@@ -164,6 +164,20 @@ def closing_status(error_records: Any) -> Any:
     )
 
 
+def pin_model(connection: Connection, job_id: str, version: str) -> str:
+    """Note what the job's model is, unless that is noted already; returns what is noted.
+
+    Guarded, so that the first of several workers decides for all: what the hub calls ``main``, or
+    what lies in a folder, may change while the job runs.
+    """
+    connection.execute(
+        update(jobs)
+        .where(jobs.c.id == job_id, jobs.c.model_version.is_(None))
+        .values(model_version=version)
+    )
+    return connection.scalar(select(jobs.c.model_version).where(jobs.c.id == job_id)) or version
+
+
 def get_job(connection: Connection, job_id: str) -> Row[Any]:
     """The job's row; raises JobNotFoundError."""
     row = connection.execute(select(jobs).where(jobs.c.id == job_id)).one_or_none()

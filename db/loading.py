@@ -59,6 +59,12 @@ def absolute_model(model: str) -> str:
     return os.path.abspath(path) if path.exists() else model  # noqa: PTH100
 
 
+def permits_of(spec: JobSpec) -> list[str] | None:
+    """What the job lets a worker do with the model's files, as the column ``permits`` has it."""
+    asked = {"pickle": spec.allow_pickle, "remote_code": spec.trust_remote_code}
+    return [name for name, given in asked.items() if given] or None
+
+
 def create_job(
     connection: Connection,
     spec: JobSpec,
@@ -79,6 +85,8 @@ def create_job(
             task=spec.task,
             model=absolute_model(spec.model),
             revision=spec.revision,
+            model_version=spec.model_version,
+            permits=permits_of(spec),
             dtype=spec.dtype,
             params=spec.params,
             extra_columns=list(extra_columns),

@@ -36,6 +36,8 @@ jobs = Table(
     Column("task", Text, nullable=False),
     Column("model", Text, nullable=False, comment="hub id, or absolute path of a folder"),
     Column("revision", Text),
+    Column("model_version", Text, comment="what ran: a commit, or sha256: of local files"),
+    Column("permits", JsonColumn, comment="pickle, remote_code: what it lets a worker do"),
     Column("dtype", Text, nullable=False),
     Column("params", JsonColumn, nullable=False, comment="the task's parameters, validated"),
     Column("extra_columns", JsonColumn, nullable=False, comment="input columns kept in extra"),

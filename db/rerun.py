@@ -92,7 +92,8 @@ def _take_back(connection: Connection, job_id: str) -> int:
 def _queue_anew(connection: Connection, job: Row[Any]) -> None:
     """Guarded, so that of two retries one wins. All figures are of the rows there will be.
 
-    Device seconds too: left as they are, tokens per second would be of two runs' time.
+    Device seconds too: left as they are, tokens per second would be of two runs' time. And the
+    model is what its name means now: as all rows go, none of another version is left beside them.
     """
     changed = connection.execute(
         update(jobs)
@@ -107,6 +108,7 @@ def _queue_anew(connection: Connection, job: Row[Any]) -> None:
             finished_at=None,
             error=None,
             load_failures=None,
+            model_version=None,
         )
     )
     if changed.rowcount != 1:

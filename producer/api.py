@@ -197,6 +197,8 @@ def submit(
     priority: str = "normal",
     revision: str | None = None,
     dtype: str = "auto",
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
     max_error_rate: float | None = None,
     **params: Any,
 ) -> Job:
@@ -217,6 +219,8 @@ def submit(
         params=params,
         revision=revision,
         dtype=dtype,
+        allow_pickle=allow_pickle,
+        trust_remote_code=trust_remote_code,
         name=name or name_after(_files_of(inputs) or []),
         queue=queue,
         priority=parse_priority(priority),

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import orjson
 from sqlalchemy import Connection
@@ -46,7 +46,9 @@ class InputDigest:
 
     def __init__(self, spec: JobSpec) -> None:
         model = loading_db.absolute_model(spec.model)
-        about = [spec.task, model, spec.revision, spec.dtype, spec.params]
+        about: list[Any] = [spec.task, model, spec.revision, spec.dtype, spec.params]
+        if permits := loading_db.permits_of(spec):
+            about.append(permits)
         self._hash = hashlib.sha256(orjson.dumps(about, option=orjson.OPT_SORT_KEYS))
 
     def add(self, line: bytes) -> None:

@@ -36,7 +36,7 @@ from textmill.producer.readers import IdCheck, RecordReader
 
 POLL_SECONDS = 0.25
 QUEUE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-DTYPES = ("auto", "fp32", "bf16", "fp16")
+DTYPES = ("auto", "fp32", "bf16", "fp16", "int8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def parse_priority(value: str) -> Priority:
 
 
 def validate_spec(spec: JobSpec, settings: Settings) -> JobSpec:
-    """The job with its parameters checked and completed by their defaults.
+    """The job with its parameters checked and completed by their defaults, its model pinned.
 
     Raises InvalidJobError before anything is read or written.
     """
@@ -85,8 +85,8 @@ def validate_spec(spec: JobSpec, settings: Settings) -> JobSpec:
         raise InvalidJobError(
             f"max error rate {spec.max_error_rate!r} is no share of records: expected 0% to 100%"
         )
-    check_model(spec.model, spec.revision, task, params, settings)
-    return replace(spec, params=params.model_dump(exclude_defaults=True))
+    version = check_model(spec, task, params, settings)
+    return replace(spec, params=params.model_dump(exclude_defaults=True), model_version=version)
 
 
 def submit_job(

@@ -107,6 +107,7 @@ def describe_job(summary: Summary, settings: Settings) -> str:
         f"  job       {job.id}  {job.name or ''}".rstrip(),
         f"  task      {job.task} {job.params or ''}".rstrip(),
         f"  model     {job.model}" + (f" @ {job.revision}" if job.revision else ""),
+        *([f"            {job.model_version}"] if job.model_version else []),
         f"  queue     {job.queue}, priority {job.priority}",
         f"  tokens    {number(job.input_tokens)} in, {number(job.output_tokens)} out; "
         f"{duration(job.device_seconds)} of device time",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
+from textmill.core.checkpoints import NOTHING, Permits
 from textmill.core.errors import RecordError, RetryableError
 from textmill.core.jobs import Record
 from textmill.core.params import TaskParams
@@ -52,8 +53,10 @@ class NoRoomError(RetryableError):
 class ModelRequest:
     """Which model to load as what; equal requests share one engine.
 
-    ``model`` is a folder or a name on the Hugging Face hub; ``dtype`` is auto, fp32, bf16 or fp16;
-    ``device`` is auto or a torch device such as ``cuda:0``.
+    ``model`` is a folder, a GGUF file or a name on the Hugging Face hub; ``dtype`` is auto, fp32,
+    bf16, fp16 or int8; ``device`` is auto or a torch device such as ``cuda:0``. ``digest`` is what
+    a local model's files must be (see ``core.identities``); of a hub model ``revision`` is one
+    commit.
     """
 
     task: str
@@ -61,6 +64,8 @@ class ModelRequest:
     revision: str | None = None
     dtype: str = "auto"
     device: str = "auto"
+    digest: str | None = None
+    permits: Permits = NOTHING
 
 
 @dataclass(slots=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from threading import Condition, Lock
 
 from textmill.core.errors import ConfigurationError, EngineClosedError, ModelLoadError
+from textmill.core.identities import Identities
 from textmill.core.settings import Settings
 from textmill.workers import registry
 from textmill.workers.engine import Engine, EngineState
@@ -59,6 +60,7 @@ class ModelPool:
         self._estimate = estimate
         self._device_lock = Lock()  # engines of one device forward one after the other
         self._loading = Lock()  # one load at a time
+        self.identities = Identities()
         self._changed = Condition()  # guards all below; told when an engine goes idle or ends
         self._engines: dict[ModelRequest, Engine] = {}
         self._failures: dict[ModelRequest, _Failure] = {}
@@ -130,6 +132,10 @@ class ModelPool:
 
     def _load_engine(self, request: ModelRequest) -> Engine:
         try:
+            if request.digest is not None:
+                self.identities.require(
+                    request.model, request.revision, request.permits, request.digest
+                )
             self._make_room(self._estimate(request))
             engine = self._start(request)
         except ModelLoadError as error:

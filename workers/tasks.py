@@ -11,12 +11,14 @@ from collections.abc import Callable, Sequence
 import structlog
 from sqlalchemy import Connection
 
+from textmill.core.checkpoints import Permits
 from textmill.core.errors import (
     ModelLoadError,
     RecordError,
     RetryableError,
     ServiceUnavailableError,
 )
+from textmill.core.hub import COMMIT
 from textmill.core.jobs import Record
 from textmill.core.messages import ChunkMessage
 from textmill.core.tasks import get_task, validate_params
@@ -31,6 +33,7 @@ from textmill.db.chunks import (
     report_load_failure,
 )
 from textmill.db.dispatch import fill_window, window_size
+from textmill.db.jobs import pin_model
 from textmill.db.results import ResultRow, hash_text, to_json
 from textmill.workers.items import DeviceLostError, ModelRequest, NoRoomError, Output
 from textmill.workers.process import Hold, WorkerProcess
@@ -143,9 +146,7 @@ def _finish(
 def _compute(worker: WorkerProcess, claim: Claim, hold: Hold) -> ChunkOutcome:
     job, records = claim.job, claim.records
     params = validate_params(get_task(job.task), job.params)
-    engine = worker.pool.engine(
-        ModelRequest(job.task, job.model, job.revision, job.dtype, worker.options.device)
-    )
+    engine = worker.pool.engine(_model_request(worker, claim))
     submission = engine.submit(records, params)
     hold.on_loss(submission.cancel)
     outputs = submission.wait()
@@ -154,6 +155,32 @@ def _compute(worker: WorkerProcess, claim: Claim, hold: Hold) -> ChunkOutcome:
     outcome = gather_outcome(records, outputs, params.text_field())
     outcome.device_seconds = submission.device_seconds
     return outcome
+
+
+def _model_request(worker: WorkerProcess, claim: Claim) -> ModelRequest:
+    """The job's model as what it was when the job's first chunk asked for it."""
+    job, settings = claim.job, worker.settings
+    asked = job.permits or ()
+    permits = Permits(
+        pickle="pickle" in asked and settings.allow_pickle,
+        remote_code="remote_code" in asked and settings.trust_remote_code,
+    )
+    version = job.model_version
+    if version is None and get_task(job.task).architecture is not None:
+        found = worker.pool.identities.identify(job.model, job.revision, permits)
+        version = worker.patiently(
+            lambda: worker.database.transact(pin_model, job.id, found), "database"
+        )
+    is_commit = version is not None and COMMIT.fullmatch(version) is not None
+    return ModelRequest(
+        job.task,
+        job.model,
+        version if is_commit else job.revision,
+        job.dtype,
+        worker.options.device,
+        None if is_commit else version,
+        permits,
+    )
 
 
 def _complete(worker: WorkerProcess, claim: Claim, outcome: ChunkOutcome) -> list[ChunkMessage]:

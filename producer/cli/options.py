@@ -18,12 +18,32 @@ Arguments = Annotated[
 ]
 TaskName = Annotated[str, typer.Option("--task", help="What to do with each record.")]
 Model = Annotated[
-    str, typer.Option("--model", "-m", help="Folder of a model, or its name on the hub.")
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        help="Folder of a model, a .gguf file, or its name on the hub "
+        "(ORGANISATION/MODEL, or of a GGUF ORGANISATION/MODEL/FILE.gguf).",
+    ),
+]
+AllowPickle = Annotated[
+    bool,
+    typer.Option(
+        "--allow-pickle",
+        help="Load weights that are pickles, on workers with TEXTMILL_ALLOW_PICKLE=1.",
+    ),
+]
+TrustRemoteCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        help="Run the model's own Python files, on workers with TEXTMILL_TRUST_REMOTE_CODE=1.",
+    ),
 ]
 Revision = Annotated[
     str | None, typer.Option(help="Commit, tag or branch of a hub model.", show_default=False)
 ]
-Dtype = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
+Dtype = Annotated[str, typer.Option(help="auto, fp32, bf16, fp16 or int8 (CPU only).")]
 IdColumn = Annotated[
     str | None, typer.Option(help="Column that holds each record's id.", show_default="its index")
 ]

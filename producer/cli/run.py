@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -50,6 +50,8 @@ def run(
     dry_run: o.DryRun = False,
     revision: o.Revision = None,
     dtype: o.Dtype = "auto",
+    allow_pickle: o.AllowPickle = False,
+    trust_remote_code: o.TrustRemoteCode = False,
     name: o.Name = None,
     queue: o.Queue = "default",
     priority: o.PriorityName = "normal",
@@ -82,7 +84,7 @@ def run(
             return
         else:
             submission.check(context.settings)  # before anything is started
-        with _services(context, devices, queue) as started:
+        with _services(context, devices, queue, _own_permits(context, given)) as started:
             if submission is not None:
                 job_id = submit_records(context, submission).job_id
             summary = _watch(context, job_id, started, json=json)
@@ -102,9 +104,20 @@ def _resume(context: Context, reference: str) -> tuple[str, str]:
     return job.id, job.queue
 
 
+def _own_permits(context: Context, given: Mapping[str, Any]) -> dict[str, str]:
+    """What the person allows the worker that this command starts.
+
+    Only with a database of this command's own: a shared one may give the worker others' jobs.
+    """
+    if context.settings.database_url is not None:
+        return {}
+    options = ("allow_pickle", "trust_remote_code")
+    return {f"TEXTMILL_{name.upper()}": "1" for name in options if given[name]}
+
+
 @contextmanager
 def _services(
-    context: Context, devices: str, queue: str
+    context: Context, devices: str, queue: str, permits: Mapping[str, str]
 ) -> Iterator[subprocess.Popen[bytes] | None]:
     """The embedded broker if it is wanted, and a worker of our own unless one is live."""
     from textmill.core.embedded import EmbeddedServices
@@ -122,7 +135,7 @@ def _services(
         log = worker_log(context.settings)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as file:
-            process = start_worker(worker_command(devices, queue), file)
+            process = start_worker(worker_command(devices, queue), file, permits)
         try:
             yield process
         finally:

@@ -59,6 +59,8 @@ def submit(
     dry_run: o.DryRun = False,
     revision: o.Revision = None,
     dtype: o.Dtype = "auto",
+    allow_pickle: o.AllowPickle = False,
+    trust_remote_code: o.TrustRemoteCode = False,
     name: o.Name = None,
     queue: o.Queue = "default",
     priority: o.PriorityName = "normal",
@@ -102,7 +104,9 @@ def make_submission(**given: Any) -> Submission:
     if not options.inputs:
         raise typer.BadParameter("expected at least one file, or - for stdin", param_hint="INPUT")
     if not given["model"]:
-        raise typer.BadParameter("expected a folder or a hub name", param_hint="--model")
+        raise typer.BadParameter(
+            "expected a folder, a GGUF file or a hub name", param_hint="--model"
+        )
     if given["quoting"] not in ("minimal", "none"):
         raise InvalidJobError(f"--quoting is {given['quoting']!r}; expected minimal or none")
     inputs = [Path(name) for name in options.inputs]
@@ -112,6 +116,8 @@ def make_submission(**given: Any) -> Submission:
         params=options.params,
         revision=given["revision"],
         dtype=given["dtype"],
+        allow_pickle=given["allow_pickle"],
+        trust_remote_code=given["trust_remote_code"],
         name=given["name"] or name_after(inputs),
         queue=given["queue"],
         priority=parse_priority(given["priority"]),
@@ -234,7 +240,7 @@ def show_dry_run(context: Context, submission: Submission, *, json: bool) -> Non
         return
     say(f"would submit {number(records)} records in about {number(chunks)} chunks ({bad} bad)")
     say(f"  task     {spec.task} {spec.params or ''}".rstrip())
-    say(f"  model    {spec.model}")
+    say(f"  model    {spec.model}" + (f" @ {spec.model_version}" if spec.model_version else ""))
     say(f"  columns  {', '.join(f'{f} = {c!r}' for f, c in fields.items())}")
     say(f"  kept     {', '.join(extra) or 'no other columns'}")
     for line in first:

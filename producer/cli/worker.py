@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated
 
@@ -76,10 +76,13 @@ def require_worker_packages() -> None:
         )
 
 
-def start_worker(command: Sequence[str], log: IO[bytes] | None = None) -> subprocess.Popen[bytes]:
+def start_worker(
+    command: Sequence[str], log: IO[bytes] | None = None, settings: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
     """A supervisor as a child that ends with this process, in a session of its own.
 
     Of its own, so that Ctrl-C in the terminal reaches only this process, which then decides.
+    ``settings`` are variables that it gets beside those of this process.
     """
     return subprocess.Popen(
         [*command, "--end-with-parent"],
@@ -87,6 +90,7 @@ def start_worker(command: Sequence[str], log: IO[bytes] | None = None) -> subpro
         stdout=log,
         stderr=log,
         start_new_session=True,
+        env={**os.environ, **(settings or {})},
     )
 
 

@@ -27,7 +27,7 @@ MakeSettings = Callable[..., Settings]
 BROKEN = '''
 """A migration that fails after it has changed something."""
 from alembic import op
-revision, down_revision = "0002", "0001"
+revision, down_revision = "9000", "0002"
 
 def upgrade() -> None:
     op.execute("CREATE TABLE half (id INTEGER)")
@@ -164,7 +164,7 @@ def test_a_migration_that_fails_rolls_back_and_stays_pending(
     (scripts / "env.py").write_bytes((MIGRATIONS / "env.py").read_bytes())
     for script in (MIGRATIONS / "versions").glob("*.py"):
         (scripts / "versions" / script.name).write_bytes(script.read_bytes())
-    (scripts / "versions" / "0002_broken.py").write_text(BROKEN)
+    (scripts / "versions" / "9000_broken.py").write_text(BROKEN)
     monkeypatch.setattr(schema, "MIGRATIONS", scripts)
     there = tables(database)
 

@@ -13,7 +13,7 @@ import torch
 import transformers
 from huggingface_hub.utils import filter_repo_objects
 
-from textmill.core.checkpoints import HUB_FILES, HUB_IGNORED
+from textmill.core import hub
 from textmill.core.errors import InvalidJobError, ModelLoadError, RecordError
 from textmill.core.jobs import JobSpec, Record
 from textmill.core.params import EmbeddingsParams
@@ -202,7 +202,7 @@ def test_of_a_hub_model_the_pooling_is_fetched_and_other_formats_are_not() -> No
     files = ["config.json", "modules.json", "1_Pooling/config.json", "tokenizer.json"]
     others = ["onnx/config.json", "openvino/x.json", "1_Dense/model.safetensors", "2_Dense/a.json"]
     kept = filter_repo_objects(
-        [*files, *others], allow_patterns=HUB_FILES, ignore_patterns=HUB_IGNORED
+        [*files, *others], allow_patterns=list(hub.FILES), ignore_patterns=list(hub.IGNORED)
     )
     assert list(kept) == files
 

@@ -18,13 +18,13 @@ class ModelRunner:
     """One loaded model on one device. What is done with it is the subclasses' business."""
 
     def __init__(self, loaded: Loaded) -> None:
-        from textmill.workers.runners import devices
+        from textmill.workers.runners import devices, quantizing
 
         self._model: Any = loaded.model
         self._tokenizer = loaded.tokenizer
         self._device = loaded.device
         self.max_batch_tokens = devices.default_batch_tokens(loaded.device)
-        self.memory_bytes = int(loaded.model.get_memory_footprint())
+        self.memory_bytes = quantizing.memory_bytes(loaded.model)
 
     @staticmethod
     def estimate_bytes(request: ModelRequest) -> int:

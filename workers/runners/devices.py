@@ -19,6 +19,8 @@ Result = TypeVar("Result")
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
+INT8 = "int8"  # loaded as fp32, then ``quantizing`` takes over
+
 MAX_BATCH_TOKENS = {"cpu": 1024, "cuda": 32768, "mps": 8192}
 """Padded tokens per batch by kind of device; benchmarks/engine_vs_pipeline.py measures others."""
 
@@ -51,8 +53,14 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if fast else torch.float32
+    if name == INT8:
+        if device.type != "cpu":
+            raise ModelLoadError(
+                f"dtype int8 is for the CPU, and this worker has {device}; take bf16 or fp16"
+            )
+        return torch.float32
     if name not in DTYPES:
-        raise ModelLoadError(f"unknown dtype {name!r}; expected auto, {', '.join(DTYPES)}")
+        raise ModelLoadError(f"unknown dtype {name!r}; expected auto, {', '.join(DTYPES)}, {INT8}")
     return DTYPES[name]
 
 

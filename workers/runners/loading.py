@@ -13,6 +13,8 @@ from textmill.core.errors import ModelLoadError
 from textmill.core.tasks import get_task
 from textmill.workers.items import ModelRequest
 from textmill.workers.runners import devices
+from textmill.workers.runners.files import files_for_transformers
+from textmill.workers.runners.quantizing import quantize
 from textmill.workers.runners.tokenizing import TextTokenizer, load_tokenizer
 
 
@@ -36,10 +38,12 @@ def load_model(
     """
     device = devices.choose_device(request.device)
     dtype = devices.choose_dtype(request.dtype, device)
-    checkpoint = open_checkpoint(request.model, request.revision)
+    checkpoint = open_checkpoint(request.model, request.revision, permits=request.permits)
     require_architecture(checkpoint, get_task(request.task))
-    tokenizer = load_tokenizer(checkpoint)
-    model, missing = _read_weights(checkpoint, auto_class, dtype)
+    _refuse_code(checkpoint)
+    with files_for_transformers(checkpoint) as files:
+        tokenizer = load_tokenizer(checkpoint, files)
+        model, missing = _read_weights(checkpoint, files, auto_class, dtype)
     lacking = sorted(name for name in missing if unused is None or unused not in name)
     if lacking:
         raise ModelLoadError(
@@ -47,6 +51,8 @@ def load_model(
             f"{outcome} would be random: {', '.join(lacking[:5])}"
         )
     model.eval()
+    if request.dtype == devices.INT8:
+        quantize(model)
     devices.run_on_device(device, lambda: model.to(device))
     return Loaded(model, tokenizer.fit(model), device, checkpoint)
 
@@ -56,25 +62,42 @@ def estimate_bytes(request: ModelRequest) -> int:
     device = devices.choose_device(request.device)
     dtype = devices.choose_dtype(request.dtype, device)
     try:
-        checkpoint = open_checkpoint(request.model, request.revision, download=False)
+        checkpoint = open_checkpoint(
+            request.model, request.revision, download=False, permits=request.permits
+        )
     except ModelLoadError:
         return 0
     return checkpoint.parameters * dtype.itemsize
 
 
+def _refuse_code(checkpoint: Checkpoint) -> None:
+    """A model that transformers knows is loaded without the code that lies beside it."""
+    kind = checkpoint.config.get("model_type")
+    if checkpoint.permits.remote_code or kind in transformers.CONFIG_MAPPING:
+        return
+    if checkpoint.gguf is None and checkpoint.config.get("auto_map"):
+        code = ", ".join(sorted(path.name for path in checkpoint.folder.glob("*.py")))
+        raise ModelLoadError(
+            f"model {checkpoint.name!r} of type {kind!r} needs Python code of its own "
+            f"({code or 'which is not here'}), and such code is not run because it can do "
+            "anything; if you trust it, submit with --trust-remote-code to workers that have "
+            "TEXTMILL_TRUST_REMOTE_CODE=1"
+        )
+
+
 def _read_weights(
-    checkpoint: Checkpoint, auto_class: Any, dtype: torch.dtype
+    checkpoint: Checkpoint, files: dict[str, Any], auto_class: Any, dtype: torch.dtype
 ) -> tuple[Any, set[str]]:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    if checkpoint.gguf is None:
+        format_options: dict[str, Any] = {"use_safetensors": not checkpoint.pickled}
+    else:
+        # Else it would fetch a kernel from the hub, which is code, where the package for it is.
+        format_options = {"quantization_config": transformers.GgufConfig(dequantize=True)}
     try:
         model, info = auto_class.from_pretrained(
-            checkpoint.folder,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
+            **files, **format_options, dtype=dtype, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
         raise ModelLoadError(f"model {checkpoint.name!r} cannot be loaded: {error}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import transformers
@@ -81,12 +81,13 @@ class TextTokenizer:
         return tokens[max(0, len(tokens) - room) :] if self._cut_left else tokens[:room]
 
 
-def load_tokenizer(checkpoint: Checkpoint) -> TextTokenizer:
-    """The checkpoint's own tokenizer; raises ModelLoadError if it has none."""
+def load_tokenizer(checkpoint: Checkpoint, files: Mapping[str, Any]) -> TextTokenizer:
+    """The checkpoint's own tokenizer; raises ModelLoadError if it has none.
+
+    ``files`` are the arguments that say where (see ``files_for_transformers``).
+    """
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            checkpoint.folder, trust_remote_code=False, local_files_only=True
-        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(**files)
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         raise ModelLoadError(

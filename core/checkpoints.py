@@ -159,5 +159,6 @@ def require_architecture(checkpoint: Checkpoint, task: Task) -> None:
     if wanted and not found.endswith(wanted):
         raise ModelLoadError(
             f"model {checkpoint.name!r} cannot do {task.name}: its config.json names "
-            f"{found or 'no architecture'}, expected one that ends in {wanted}"
+            f"{found or 'no architecture'}, expected one that ends in "
+            f"{wanted if isinstance(wanted, str) else ' or '.join(wanted)}"
         )

@@ -42,11 +42,13 @@ def _as_dict(task: Any) -> dict[str, Any]:
 
 
 def _options(task: Any) -> list[dict[str, str]]:
+    from textmill.core.tasks import options_of
+
     return [
         {
             "option": option_name(option),
             "default": "" if field.default is None else str(field.default),
             "meaning": field.description or "",
         }
-        for option, field in task.params.model_fields.items()
+        for option, field in options_of(task.params).items()
     ]

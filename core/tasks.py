@@ -19,6 +19,7 @@ from textmill.core.params import (
     ClassificationParams,
     EmbeddingsParams,
     GenerationParams,
+    QuestionAnsweringParams,
     TaskParams,
     ZeroShotParams,
 )
@@ -45,6 +46,14 @@ TASKS: dict[str, Task] = {
         params=ClassificationParams,
         runner="textmill.workers.runners.classification:ClassificationRunner",
         architecture="ForSequenceClassification",
+    ),
+    "question-answering": Task(
+        name="question-answering",
+        description="the part of a context that answers a question, its place and score",
+        params=QuestionAnsweringParams,
+        runner="textmill.workers.runners.question_answering:QuestionAnsweringRunner",
+        chunk_records=64,
+        architecture="ForQuestionAnswering",
     ),
     "embeddings": Task(
         name="embeddings",
@@ -151,12 +160,20 @@ def _explain(task: Task, detail: Any) -> str:
             f"task {task.name!r} has no option {name!r}; it has: "
             f"{', '.join(known) or 'none'}{nearest(name, known)}"
         )
-    message: str = detail["msg"][0].lower() + detail["msg"][1:]
+    if detail["type"] == "value_error":  # raised by the model itself
+        message = str(detail["ctx"]["error"])
+    else:
+        message = detail["msg"][0].lower() + detail["msg"][1:]
     if not name:
         return f"options of task {task.name!r}: {message}"
     if detail["type"] == "own_columns":
         return message
-    return f"option {name!r} of task {task.name!r} is {detail['input']!r}: {message}"
+    return f"option {name!r} of task {task.name!r} is {_shown(detail['input'])}: {message}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:79]}…"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -27,7 +27,6 @@ RERUNNABLE = (
     JobStatus.FAILED.value,
 )
 UNDONE = (ChunkStatus.PENDING, ChunkStatus.DISPATCHED, ChunkStatus.RUNNING, ChunkStatus.FAILED)
-STORED_INPUTS = ("text",)  # the fields of a record that a result row keeps
 PAGE_ROWS = 1000
 
 
@@ -123,8 +122,8 @@ def _check_inputs(connection: Connection, job: Row[Any]) -> None:
     row has it, and a record's own options are in columns that the job names and rows keep.
     """
     params = validate_params(get_task(job.task), job.params)
-    fields = STORED_INPUTS if params.composition() is not None else params.fields()
-    unstored = [name for name in fields if name not in STORED_INPUTS]
+    fields = (params.text_field(),) if params.composition() is not None else params.fields()
+    unstored = [name for name in fields if name != params.text_field()]
     if unstored:
         raise _input_missing(
             job, f"task {job.task!r} reads {', '.join(unstored)}, which no row has"
@@ -156,6 +155,7 @@ def _take_inputs(connection: Connection, job: Row[Any]) -> Iterator[Record]:
     params = validate_params(task, job.params)
     own = partial(read_own_params, task, params) if params.own_columns else lambda extra: None
     row = results.c
+    field = params.text_field()
     page = (
         select(row.record_index, row.record_id, row.text, row.extra, row.error_code, row.text_hash)
         .where(row.job_id == job.id)
@@ -167,7 +167,7 @@ def _take_inputs(connection: Connection, job: Row[Any]) -> Iterator[Record]:
         # Unpacked: asking each row for its columns by name costs more than all the encoding.
         for index, record_id, text, extra, error_code, text_hash in rows:
             if text is not None:
-                yield Record(index, record_id, {"text": text}, own(extra or {}), extra)
+                yield Record(index, record_id, {field: text}, own(extra or {}), extra)
             elif error_code is None or text_hash is not None:
                 raise _input_missing(job, f"the row of record {record_id!r} has no text")
         span = row.record_index.between(last + 1, rows[-1].record_index)

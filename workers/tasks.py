@@ -91,11 +91,15 @@ def _process_suspect(worker: WorkerProcess, claim: Claim) -> None:
         worker.publish(worker.patiently(lambda: _split(worker, claim), "database"))
     elif verdict is not None:
         log.error("record condemned", chunk=claim.chunk_id, job=claim.job.id, reason=str(verdict))
-        outcome = gather_outcome(claim.records, [verdict])
-        worker.publish(_finish(worker, claim, lambda: _complete(worker, claim, outcome)))
+        worker.publish(_finish(worker, claim, lambda: _condemn(worker, claim, verdict)))
     else:
         log.info("chunk runs alone", chunk=claim.chunk_id, crashes=claim.crashes)
         _process(worker, claim)
+
+
+def _condemn(worker: WorkerProcess, claim: Claim, verdict: RecordError) -> list[ChunkMessage]:
+    params = validate_params(get_task(claim.job.task), claim.job.params)
+    return _complete(worker, claim, gather_outcome(claim.records, [verdict], params.text_field()))
 
 
 def _split(worker: WorkerProcess, claim: Claim) -> list[ChunkMessage]:
@@ -147,7 +151,7 @@ def _compute(worker: WorkerProcess, claim: Claim, hold: Hold) -> ChunkOutcome:
     outputs = submission.wait()
     if hold.lost:
         raise LeaseLostError(f"chunk {claim.chunk_id} was taken back while it ran")
-    outcome = gather_outcome(records, outputs)
+    outcome = gather_outcome(records, outputs, params.text_field())
     outcome.device_seconds = submission.device_seconds
     return outcome
 
@@ -163,17 +167,20 @@ def _complete(worker: WorkerProcess, claim: Claim, outcome: ChunkOutcome) -> lis
 
 
 def gather_outcome(
-    records: Sequence[Record], outputs: Sequence[Output | RecordError]
+    records: Sequence[Record], outputs: Sequence[Output | RecordError], text_field: str = "text"
 ) -> ChunkOutcome:
-    """The rows of a chunk, the records that ended as errors, and the chunk's counts."""
+    """The rows of a chunk, the records that ended as errors, and the chunk's counts.
+
+    ``text_field`` is the input field that the rows keep as their text.
+    """
     outcome = ChunkOutcome(rows=[], errors=[], labels={})
     labels: Counter[str] = Counter()
     for record, output in zip(records, outputs, strict=True):
         if isinstance(output, RecordError):
             outcome.errors.append(record)
-            outcome.rows.append(_error_row(record, output))
+            outcome.rows.append(_error_row(record, output, text_field))
             continue
-        outcome.rows.append(_row(record, output))
+        outcome.rows.append(_row(record, output, text_field))
         outcome.input_tokens += output.input_tokens
         outcome.output_tokens += output.output_tokens
         if output.labels:
@@ -184,8 +191,8 @@ def gather_outcome(
     return outcome
 
 
-def _row(record: Record, output: Output) -> ResultRow:
-    text = record.inputs.get("text", "")
+def _row(record: Record, output: Output, text_field: str) -> ResultRow:
+    text = record.inputs.get(text_field, "")
     return ResultRow(
         record.index,
         record.record_id,
@@ -204,8 +211,8 @@ def _row(record: Record, output: Output) -> ResultRow:
     )
 
 
-def _error_row(record: Record, error: RecordError) -> ResultRow:
-    text = record.inputs.get("text", "")
+def _error_row(record: Record, error: RecordError, text_field: str) -> ResultRow:
+    text = record.inputs.get(text_field, "")
     return ResultRow(
         record.index,
         record.record_id,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, get_args
 
 from textmill.core.errors import InvalidJobError
@@ -79,10 +80,37 @@ def _is_list(model: type[TaskParams], option: str) -> bool:
 
 def _add(params: dict[str, Any], option: str, value: str, model: type[TaskParams]) -> None:
     """The last value counts; an option that takes several collects them."""
+    if _may_be_a_file(model, option):
+        value = _file_text(option, value)
     if _is_list(model, option):
         params[option] = [*params.get(option, []), value]
     else:
         params[option] = value
+
+
+def _may_be_a_file(model: type[TaskParams], option: str) -> bool:
+    extra = model.model_fields[option].json_schema_extra
+    return isinstance(extra, dict) and bool(extra.get("file"))
+
+
+def _file_text(option: str, value: str) -> str:
+    """``@FILE`` is what the file holds, unchanged; ``@@…`` is a text that starts with one @.
+
+    Read here and not by the worker, which may be on another machine.
+    """
+    if not value.startswith("@"):
+        return value
+    if value.startswith("@@"):
+        return value[1:]
+    try:
+        with Path(value[1:]).open(encoding="utf-8-sig", newline="") as file:
+            return file.read()
+    except OSError as error:
+        raise InvalidJobError(f"{option_name(option)} {value}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise InvalidJobError(
+            f"{option_name(option)} {value}: not UTF-8 at byte {error.start}; convert the file"
+        ) from None
 
 
 def _value(word: str, waiting: Iterable[str]) -> str:

@@ -33,7 +33,12 @@ CSV = "id,body,lang\n1,first text here,en\n2,second text here,de\n"
         ("a.jsonl", b'{"text": "ok"}\n{"text": \n', [], ["a.jsonl", "line 2", "--skip-bad"]),
         ("a.csv", b"id,text\n7,a\n8,b\n7,c\n", ["--id-column", "id"], ["'7'", "1", "3"]),
         ("a.parquet", b"PAR1 no parquet", [], ["a.parquet"]),
-        ("a.txt.gz", gzip.compress(b"some text\n" * 1000)[:-9], [], ["a.txt.gz", "ends too early"]),
+        (
+            "a.txt.gz",
+            gzip.compress(b"some text\n" * 1000, mtime=0)[:-9],
+            [],
+            ["a.txt.gz", "ends too early"],
+        ),
         ("a.docx", b"x", [], ["a.docx", "--format"]),
     ],
 )

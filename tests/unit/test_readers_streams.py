@@ -173,7 +173,7 @@ def test_a_format_can_be_stated(tmp_path: Path) -> None:
     [
         (b'\n {"text": "a"}\n', ["a"]),
         (b"plain\nlines\n", ["plain", "lines"]),
-        (gzip.compress(b'{"text": "a"}\n'), ["a"]),
+        (gzip.compress(b'{"text": "a"}\n', mtime=0), ["a"]),
     ],
 )
 def test_stdin_is_json_lines_if_it_begins_with_a_brace_else_text(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,9 @@ class GivenParams(TaskParams):
     max_new_tokens: int = Field(default=16, description="a number")
     multi_label: bool | None = Field(default=None, description="a switch that has a default")
     stop: tuple[str, ...] = Field(default=(), description="several")
+    context: str | None = Field(
+        default=None, description="a text or a file", json_schema_extra={"file": True}
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +71,7 @@ def test_a_column_is_named_for_any_field() -> None:
     [
         (["--max-new-token", "3"], "did you mean '--max-new-tokens'"),
         (["--limt", "3"], "did you mean '--limit'"),
-        (["--no-question"], "--question, --max-new-tokens, --multi-label, --stop"),
+        (["--no-question"], "--question, --max-new-tokens, --multi-label, --stop, --context"),
         (["-q"], "no option -q"),
         (["--question"], "--question has no value"),
         (["--text-column"], "--text-column has no value"),
@@ -76,3 +80,20 @@ def test_a_column_is_named_for_any_field() -> None:
 def test_a_wrong_option_is_named_with_the_nearest_right_one(words: list[str], advice: str) -> None:
     with pytest.raises(InvalidJobError, match=advice):
         split("in.csv", *words)
+
+
+def test_an_option_may_be_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes("\ufeffé\r\n @x ".encode())
+    assert split("in.csv", "--context", f"@{path}").params == {"context": "é\r\n @x "}
+    assert split("in.csv", "--context=@@home").params == {"context": "@home"}
+    assert split("in.csv", "--question", "@home").params == {"question": "@home"}
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidJobError, match=r"--context @nowhere\.txt: No such file"):
+        split("in.csv", "--context", "@nowhere.txt")
+    latin = tmp_path / "latin.txt"
+    latin.write_bytes(b"caf\xe9")
+    with pytest.raises(InvalidJobError, match=r"latin\.txt: not UTF-8 at byte 3"):
+        split("in.csv", "--context", f"@{latin}")

@@ -16,9 +16,11 @@ from textmill.core.jobs import Record
 from textmill.core.params import ClassificationParams, TaskParams
 from textmill.workers.items import Item, ModelRequest, Output
 from textmill.workers.runners import devices, loading
+from textmill.workers.runners.base import ModelRunner
+from textmill.workers.runners.lengths import Encoded, fit_ids, truncation_mark
+from textmill.workers.runners.loading import Loaded
 from textmill.workers.runners.padding import pack_ids
-from textmill.workers.runners.reading import Encoded, fit_ids, read_texts, truncation_mark
-from textmill.workers.runners.tokenizing import TextTokenizer
+from textmill.workers.runners.records import read_each, read_texts, sound
 
 SCORE_DIGITS = 6
 
@@ -27,43 +29,28 @@ SOFTMAX, SIGMOID, RAW = "softmax", "sigmoid", "raw"
 Ranked = tuple[list[int], list[float]]  # label indices and their scores, best first
 
 
-class ClassificationRunner:
+class ClassificationRunner(ModelRunner):
     """One loaded classifier on one device. An item is a whole text."""
 
-    def __init__(self, model: Any, tokenizer: TextTokenizer, device: torch.device) -> None:
-        config = model.config
-        self._model: Any = model
-        self._tokenizer = tokenizer
-        self._device = device
+    def __init__(self, loaded: Loaded) -> None:
+        super().__init__(loaded)
+        config = loaded.model.config
         self._labels = [config.id2label.get(i, f"LABEL_{i}") for i in range(config.num_labels)]
         self._activation = _default_activation(config)
-        self.max_batch_tokens = devices.default_batch_tokens(device)
-        self.memory_bytes = int(model.get_memory_footprint())
 
     @classmethod
     def load(cls, request: ModelRequest) -> ClassificationRunner:
         """Load a classifier; raises ModelLoadError that says what was found and expected."""
-        loaded = loading.load_model(
-            request, transformers.AutoModelForSequenceClassification, outcome="labels"
-        )
-        return cls(loaded.model, loaded.tokenizer, loaded.device)
-
-    @staticmethod
-    def estimate_bytes(request: ModelRequest) -> int:
-        """What the weights will take on the device; 0 if they are not on this machine yet."""
-        return loading.estimate_bytes(request)
+        auto_class = transformers.AutoModelForSequenceClassification
+        return cls(loading.load_model(request, auto_class, outcome="labels"))
 
     def prepare(
         self, records: Sequence[Record], params: TaskParams
     ) -> list[list[Item] | RecordError]:
         """One item per record, or why it has none."""
-        prepared = read_texts(records, params, ClassificationParams, "classification")
-        texts = [found[0] for found in prepared if not isinstance(found, RecordError)]
-        encoded = iter(self._tokenizer.encode(texts))
-        return [
-            found if isinstance(found, RecordError) else self._item(next(encoded), found[1])
-            for found in prepared
-        ]
+        read = read_texts(records, params, ClassificationParams, "classification")
+        ids = iter(self._tokenizer.encode([text for text, _ in sound(read)]))
+        return read_each(read, lambda found: [self._item(next(ids), found[1])])
 
     def forward(self, items: Sequence[Item]) -> list[Ranked | None]:
         """Each item's labels and scores, best first; None where the model gave no finite number."""
@@ -89,17 +76,9 @@ class ClassificationRunner:
         item = Item(8, Encoded([self._tokenizer.pad_id] * 8, 8, ClassificationParams()), SOFTMAX)
         self.forward([item] * 4)
 
-    def close(self) -> None:
-        """Free the model; outputs can still be joined."""
-        self._model = None
-        devices.release_memory(self._device)
-
-    def _item(self, ids: list[int], params: ClassificationParams) -> list[Item] | RecordError:
-        try:
-            kept = fit_ids(ids, self._tokenizer, params)
-        except RecordError as error:
-            return error
-        return [Item(len(kept), Encoded(kept, len(ids), params), self._activation_for(params))]
+    def _item(self, ids: list[int], params: ClassificationParams) -> Item:
+        encoded = fit_ids(ids, self._tokenizer, params)
+        return Item(len(encoded.ids), encoded, self._activation_for(params))
 
     def _activation_for(self, params: ClassificationParams) -> str:
         if params.multi_label is None:

@@ -19,27 +19,24 @@ from textmill.core.params import EmbeddingsParams, TaskParams
 from textmill.core.sentences import SentenceDefaults, check_embedder, read_defaults
 from textmill.workers.items import Item, ModelRequest, Output
 from textmill.workers.runners import devices, loading
+from textmill.workers.runners.base import ModelRunner
+from textmill.workers.runners.lengths import Encoded, fit_ids, truncation_mark
+from textmill.workers.runners.loading import Loaded
 from textmill.workers.runners.padding import pack_ids
-from textmill.workers.runners.reading import Encoded, fit_ids, read_texts, truncation_mark
-from textmill.workers.runners.tokenizing import TextTokenizer
+from textmill.workers.runners.records import read_each, read_texts, sound
 
 SMALLEST_LENGTH = 1e-12  # as torch.nn.functional.normalize, so that a vector of zeros stays one
 
 
-class EmbeddingsRunner:
+class EmbeddingsRunner(ModelRunner):
     """One loaded model on one device. An item is a whole text; a batch has one kind of pooling."""
 
-    def __init__(
-        self, model: Any, tokenizer: TextTokenizer, device: torch.device, defaults: SentenceDefaults
-    ) -> None:
-        self._model: Any = model
-        self._tokenizer = tokenizer
-        self._device = device
+    def __init__(self, loaded: Loaded, defaults: SentenceDefaults) -> None:
+        super().__init__(loaded)
+        tokenizer = loaded.tokenizer
         self._defaults = defaults
-        self._width = int(model.config.get_text_config().hidden_size)
+        self._width = int(loaded.model.config.get_text_config().hidden_size)
         tokenizer.limit = min(tokenizer.limit, defaults.max_tokens or tokenizer.limit)
-        self.max_batch_tokens = devices.default_batch_tokens(device)
-        self.memory_bytes = int(model.get_memory_footprint())
 
     @classmethod
     def load(cls, request: ModelRequest) -> EmbeddingsRunner:
@@ -52,24 +49,15 @@ class EmbeddingsRunner:
         check_embedder(checkpoint.name, checkpoint.folder, checkpoint.config, None)
         defaults = read_defaults(checkpoint.name, checkpoint.folder)
         loaded.model.config.use_cache = False  # a decoder would keep what only generation reads
-        return cls(loaded.model, loaded.tokenizer, loaded.device, defaults)
-
-    @staticmethod
-    def estimate_bytes(request: ModelRequest) -> int:
-        """What the weights will take on the device; 0 if they are not on this machine yet."""
-        return loading.estimate_bytes(request)
+        return cls(loaded, defaults)
 
     def prepare(
         self, records: Sequence[Record], params: TaskParams
     ) -> list[list[Item] | RecordError]:
         """One item per record, or why it has none."""
-        prepared = read_texts(records, params, EmbeddingsParams, "embeddings")
-        texts = [self._dress(*found) for found in prepared if not isinstance(found, RecordError)]
-        encoded = iter(self._tokenizer.encode(texts))
-        return [
-            found if isinstance(found, RecordError) else self._item(next(encoded), found[1])
-            for found in prepared
-        ]
+        read = read_texts(records, params, EmbeddingsParams, "embeddings")
+        ids = iter(self._tokenizer.encode([self._dress(*found) for found in sound(read)]))
+        return read_each(read, lambda found: [self._item(next(ids), found[1])])
 
     def forward(self, items: Sequence[Item]) -> list[np.ndarray]:
         """Each item's pooled vector, float32, neither cut nor normalized yet."""
@@ -92,27 +80,19 @@ class EmbeddingsRunner:
         encoded = Encoded([self._tokenizer.pad_id] * 8, 8, EmbeddingsParams())
         self.forward([Item(8, encoded, self._defaults.pooling)] * 4)
 
-    def close(self) -> None:
-        """Free the model; outputs can still be joined."""
-        self._model = None
-        devices.release_memory(self._device)
-
     def _dress(self, text: str, params: EmbeddingsParams) -> str:
         """The text as sentence-transformers hands it to the tokenizer."""
         prefix = self._defaults.prefix if params.prefix is None else params.prefix
         text = (prefix + text).strip()
         return text.lower() if self._defaults.lower_case else text
 
-    def _item(self, ids: list[int], params: EmbeddingsParams) -> list[Item] | RecordError:
+    def _item(self, ids: list[int], params: EmbeddingsParams) -> Item:
         if params.dimensions is not None and params.dimensions > self._width:
             message = f"dimensions is {params.dimensions}, the model's vectors have {self._width}"
-            return RecordError("invalid_params", message)
-        try:
-            kept = fit_ids(ids, self._tokenizer, params)
-        except RecordError as error:
-            return error
+            raise RecordError("invalid_params", message)
+        encoded = fit_ids(ids, self._tokenizer, params)
         pooling = self._defaults.pooling if params.pooling == "auto" else params.pooling
-        return [Item(len(kept), Encoded(kept, len(ids), params), pooling)]
+        return Item(len(encoded.ids), encoded, pooling)
 
     def _vectors(self, ids: list[list[int]], pooling: str) -> np.ndarray:
         inputs = pack_ids(ids, self._tokenizer.pad_id, self._device)

@@ -5,10 +5,12 @@ So a text that meets many others is tokenized once.
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
 
 from textmill.core.errors import ModelLoadError
+from textmill.workers.runners.loading import Loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,35 +21,6 @@ class PairTemplate:
     middle: tuple[int, ...]
     tail: tuple[int, ...]
     segments: tuple[int, int, int, int, int]  # of head, first text, middle, second text, tail
-
-    @classmethod
-    def of(cls, sample: Any) -> PairTemplate:
-        """The template seen in one encoded pair of texts; raises ModelLoadError if there is none.
-
-        ``sample`` is an Encoding of the tokenizers library.
-        """
-        places = sample.sequence_ids
-        if 0 not in places or 1 not in places:
-            raise ModelLoadError("its tokenizer does not take two texts as one input")
-        start, end = places.index(0), len(places) - places[::-1].index(0)
-        second, stop = places.index(1), len(places) - places[::-1].index(1)
-        ids, types = sample.ids, sample.type_ids
-
-        def segment(begin: int, finish: int) -> int:
-            return int(types[begin]) if begin < finish else 0
-
-        return cls(
-            tuple(ids[:start]),
-            tuple(ids[end:second]),
-            tuple(ids[stop:]),
-            (
-                segment(0, start),
-                segment(start, end),
-                segment(end, second),
-                segment(second, stop),
-                segment(stop, len(ids)),
-            ),
-        )
 
     @property
     def overhead(self) -> int:
@@ -66,3 +39,34 @@ class PairTemplate:
             for segment, length in zip(self.segments, lengths, strict=True)
             for _ in range(length)
         ]
+
+
+def pair_template(loaded: Loaded) -> PairTemplate:
+    """The template seen in one encoded pair of texts; raises ModelLoadError if there is none."""
+    sample = loaded.tokenizer.encode_pair("a", "a")
+    places, ids, types = sample.sequence_ids, sample.ids, sample.type_ids
+    if 0 not in places or 1 not in places or places.index(0) > places.index(1):
+        raise ModelLoadError(
+            f"model {loaded.checkpoint.name!r}: its tokenizer does not put two texts one after the "
+            "other into one input, as BERT's and RoBERTa's do, which this task does not support"
+        )
+    start, end = places.index(0), len(places) - places[::-1].index(0)
+    second, stop = places.index(1), len(places) - places[::-1].index(1)
+
+    def segment(begin: int, finish: int) -> int:
+        return int(types[begin]) if begin < finish else 0
+
+    cuts = (0, start, end, second, stop, len(ids))
+    head, first, middle, other, tail = (segment(a, b) for a, b in pairwise(cuts))
+    return PairTemplate(
+        tuple(ids[:start]),
+        tuple(ids[end:second]),
+        tuple(ids[stop:]),
+        (head, first, middle, other, tail),
+    )
+
+
+def takes_segments(loaded: Loaded) -> bool:
+    """Whether the model wants to be told which tokens are of which text."""
+    takes = inspect.signature(loaded.model.forward).parameters
+    return loaded.tokenizer.has_segments and "token_type_ids" in takes

@@ -120,7 +120,7 @@ class PromptEncoder:
                     return_dict=False,
                     sanitize_control_tokens=True,
                 )
-        except jinja2.TemplateError as error:
+        except (jinja2.TemplateError, TypeError, ValueError) as error:
             raise RecordError(
                 "chat_template", f"the model's chat template refuses the chat: {error}"
             ) from None

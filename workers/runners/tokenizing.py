@@ -33,6 +33,7 @@ class TextTokenizer:
         tail = special[::-1].index(0) if 0 in special else 0
         self._prefix: list[int] = sample.ids[:body]
         self._suffix: list[int] = sample.ids[len(special) - tail :]
+        self.cls_id: int | None = tokenizer.cls_token_id
         self.has_segments = "token_type_ids" in tokenizer.model_input_names
         self.pad_id = tokenizer.pad_token_id
         self.limit = min(tokenizer.model_max_length, sys.maxsize)
@@ -62,6 +63,11 @@ class TextTokenizer:
         """Token ids without special tokens, uncut."""
         encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
+
+    def encode_places(self, texts: Sequence[str]) -> list[Any]:
+        """As ``encode_bare``, but Encodings of the tokenizers library: with places in the text."""
+        found: list[Any] = self._backend.encode_batch(list(texts), add_special_tokens=False)
+        return found
 
     def encode_pair(self, first: str, second: str) -> Any:
         """Two texts as one input: the Encoding of the tokenizers library."""

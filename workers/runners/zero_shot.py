@@ -8,7 +8,6 @@ transformers' ZeroShotClassificationPipeline defines it
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,21 +16,18 @@ from typing import Any
 import torch
 import transformers
 
-from textmill.core.errors import ModelLoadError, RecordError
+from textmill.core.errors import RecordError
 from textmill.core.inference_labels import InferenceLabels, find_inference_labels
 from textmill.core.jobs import Record
 from textmill.core.params import TaskParams, ZeroShotParams
 from textmill.workers.items import Item, ModelRequest, Output
 from textmill.workers.runners import devices, loading
+from textmill.workers.runners.base import ModelRunner
+from textmill.workers.runners.lengths import refuse_long, token_limit, truncation_mark
+from textmill.workers.runners.loading import Loaded
 from textmill.workers.runners.padding import pack_ids, pad_rows
-from textmill.workers.runners.pairs import PairTemplate
-from textmill.workers.runners.reading import (
-    read_texts,
-    refuse_long,
-    token_limit,
-    truncation_mark,
-)
-from textmill.workers.runners.tokenizing import TextTokenizer
+from textmill.workers.runners.pairs import PairTemplate, pair_template, takes_segments
+from textmill.workers.runners.records import read_each, read_texts, sound
 
 TASK = "zero-shot-classification"
 SCORE_DIGITS = 6
@@ -47,26 +43,14 @@ class Pair:
     params: ZeroShotParams
 
 
-class ZeroShotRunner:
+class ZeroShotRunner(ModelRunner):
     """One loaded model on one device. An item is a text with one label; its row two logits."""
 
-    def __init__(
-        self,
-        model: Any,
-        tokenizer: TextTokenizer,
-        device: torch.device,
-        labels: InferenceLabels,
-        template: PairTemplate,
-    ) -> None:
-        self._model: Any = model
-        self._tokenizer = tokenizer
-        self._device = device
+    def __init__(self, loaded: Loaded, labels: InferenceLabels, template: PairTemplate) -> None:
+        super().__init__(loaded)
         self._columns = [labels.entailment, labels.contradiction]
         self._template = template
-        takes = inspect.signature(model.forward).parameters
-        self._segments = tokenizer.has_segments and "token_type_ids" in takes
-        self.max_batch_tokens = devices.default_batch_tokens(device)
-        self.memory_bytes = int(model.get_memory_footprint())
+        self._segments = takes_segments(loaded)
 
     @classmethod
     def load(cls, request: ModelRequest) -> ZeroShotRunner:
@@ -76,35 +60,19 @@ class ZeroShotRunner:
         )
         name = loaded.checkpoint.name
         labels = find_inference_labels(name, loaded.model.config.to_dict())
-        try:
-            template = PairTemplate.of(loaded.tokenizer.encode_pair("a", "a"))
-        except ModelLoadError as error:
-            raise ModelLoadError(f"model {name!r}: {error}") from None
-        return cls(loaded.model, loaded.tokenizer, loaded.device, labels, template)
-
-    @staticmethod
-    def estimate_bytes(request: ModelRequest) -> int:
-        """What the weights will take on the device; 0 if they are not on this machine yet."""
-        return loading.estimate_bytes(request)
+        return cls(loaded, labels, pair_template(loaded))
 
     def prepare(
         self, records: Sequence[Record], params: TaskParams
     ) -> list[list[Item] | RecordError]:
         """One item per label of each record, or why it has none."""
-        prepared = read_texts(records, params, ZeroShotParams, TASK)
-        texts = [found[0] for found in prepared if not isinstance(found, RecordError)]
-        premises = iter(self._tokenizer.encode_bare(texts))
-        hypotheses: dict[ZeroShotParams, list[list[int]]] = {}  # most records share their options
-        rows: list[list[Item] | RecordError] = []
-        for found in prepared:
-            if isinstance(found, RecordError):
-                rows.append(found)
-                continue
-            own = found[1]
-            if own not in hypotheses:
-                hypotheses[own] = self._hypotheses(own)
-            rows.append(self._items(next(premises), hypotheses[own], own))
-        return rows
+        read = read_texts(records, params, ZeroShotParams, TASK)
+        premises = iter(self._tokenizer.encode_bare([text for text, _ in sound(read)]))
+        # Most records share their options.
+        hypotheses = {own: self._hypotheses(own) for own in {own for _, own in sound(read)}}
+        return read_each(
+            read, lambda found: self._items(next(premises), hypotheses[found[1]], found[1])
+        )
 
     def forward(self, items: Sequence[Item]) -> list[list[float]]:
         """Each item's logits of entailment and contradiction."""
@@ -131,11 +99,6 @@ class ZeroShotRunner:
         pair = Pair(ids, self._template.segment_ids(4, 4), len(ids), ZeroShotParams(labels=("a",)))
         self.forward([Item(len(ids), pair)] * 4)
 
-    def close(self) -> None:
-        """Free the model; outputs can still be joined."""
-        self._model = None
-        devices.release_memory(self._device)
-
     def _hypotheses(self, params: ZeroShotParams) -> list[list[int]]:
         template = params.hypothesis_template
         return self._tokenizer.encode_bare(
@@ -144,16 +107,16 @@ class ZeroShotRunner:
 
     def _items(
         self, premise: list[int], hypotheses: list[list[int]], params: ZeroShotParams
-    ) -> list[Item] | RecordError:
+    ) -> list[Item]:
         if not premise:
-            return RecordError("empty_text", "the text has no tokens")
+            raise RecordError("empty_text", "the text has no tokens")
         limit = token_limit(self._tokenizer, params)
         longest = max(map(len, hypotheses)) + self._template.overhead
         if longest >= limit:
             message = f"a label's sentence has {longest} tokens, the limit with a text is {limit}"
-            return RecordError("invalid_params", message)
+            raise RecordError("invalid_params", message)
         if len(premise) + longest > limit and params.on_long == "error":
-            return refuse_long(len(premise) + longest, limit)
+            raise refuse_long(len(premise) + longest, limit)
         return [self._item(premise, hypothesis, limit, params) for hypothesis in hypotheses]
 
     def _item(

@@ -1,0 +1,22 @@
+"""The options of each task: one model a task, the only place where they are named and described.
+
+The command line, ``textmill tasks``, the Python function and the workers all read them from here.
+"""
+
+from textmill.core.params.base import Composition, TaskParams, TextParams
+from textmill.core.params.classification import ClassificationParams
+from textmill.core.params.embeddings import EmbeddingsParams
+from textmill.core.params.generation import GenerationParams
+from textmill.core.params.question_answering import QuestionAnsweringParams
+from textmill.core.params.zero_shot import ZeroShotParams
+
+__all__ = [
+    "ClassificationParams",
+    "Composition",
+    "EmbeddingsParams",
+    "GenerationParams",
+    "QuestionAnsweringParams",
+    "TaskParams",
+    "TextParams",
+    "ZeroShotParams",
+]

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
-from pydantic_core import PydanticCustomError
 
 from textmill.core.errors import InvalidJobError
 from textmill.core.generators import check_generator
@@ -96,31 +95,31 @@ class GenerationParams(TaskParams):
     @classmethod
     def _check_stop(cls, stop: tuple[str, ...]) -> tuple[str, ...]:
         if not all(stop):
-            raise PydanticCustomError("stop", "Expected texts that are not empty")
-        return tuple(dict.fromkeys(stop))
+            raise ValueError("expected texts that are not empty")
+        return tuple(dict.fromkeys(map(_storable, stop)))
 
     @field_validator("system")
     @classmethod
     def _check_system(cls, system: str | None) -> str | None:
         if system is not None and not system.strip():
-            raise PydanticCustomError("system", "Expected a text that is not empty")
-        return system
+            raise ValueError("expected a text that is not empty")
+        return None if system is None else _storable(system)
 
     @field_validator("template")
     @classmethod
     def _check_template(cls, template: str | None) -> str | None:
+        if template is None:
+            return None
         try:
-            if template is not None:
-                Template.parse(template)
+            Template.parse(template)
         except InvalidJobError as error:
-            # As a value: braces in the message itself would be taken for places.
-            raise PydanticCustomError("template", "{problem}", {"problem": str(error)}) from None
-        return template
+            raise ValueError(str(error)) from None
+        return _storable(template)
 
     @model_validator(mode="after")
     def _check_together(self) -> GenerationParams:
         for problem in self._problems():
-            raise PydanticCustomError("together", "{problem}", {"problem": problem})
+            raise ValueError(problem)
         return self
 
     def _problems(self) -> list[str]:
@@ -182,3 +181,8 @@ class GenerationParams(TaskParams):
         if self.system is not None or "system" in self.own_columns:
             return "--system"
         return "--chat on" if self.chat == "on" else None
+
+
+def _storable(text: str) -> str:
+    """PostgreSQL cannot store NUL."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")

@@ -52,7 +52,7 @@ class PromptEncoder:
 
     def _room(self, params: GenerationParams) -> int:
         """How many tokens a prompt may have."""
-        limit = min(self._limit, params.max_length or self._limit)
+        limit: int = min(self._limit, params.max_length or self._limit)
         room = limit - params.max_new_tokens
         if room < 1:
             raise RecordError(

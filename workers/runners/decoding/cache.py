@@ -1,55 +1,63 @@
 """The keys and values of all active rows, written in place: what transformers' DynamicCache copies.
 
 Each row has a slot, and its tokens lie in it from place 0 on, so rows of any length share a batch
-and a row enters or leaves without moving the others. ``masks`` and ``loop`` do the rest.
+and one enters or leaves without moving the others. Which row has which slot is the loop's business.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 GROWTH = 1.5
-FIRST_TOKENS = 128
+FIRST_PLACES = 128
+
+
+@dataclass(slots=True)
+class Pass:
+    """What the running forward pass writes, the same in every layer.
+
+    ``places`` (rows,) are where the rows' single new tokens go, in slots 0 on; None for a prefill,
+    which fills new slots from ``first_slot`` on.
+    """
+
+    first_slot: int = 0
+    places: torch.Tensor | None = None
+    width: int = 0  # places that are read
+    capacity: int = 0  # places that the rows may need in the end
+    max_cells: int = 0  # slots times places that growing may reach
 
 
 class SlotCache(Cache):  # type: ignore[misc]
-    """One SlotLayer a layer, and which slots and places the running forward pass writes.
-
-    Rows 0 to n-1 of a decoding batch are slots 0 to n-1: a row that leaves is replaced by the last.
-    """
+    """One SlotLayer a layer; ``plan`` tells all of them what the next pass writes."""
 
     def __init__(self, layers: int) -> None:
-        super().__init__(layers=[SlotLayer() for _ in range(layers)])
-        self._slots: list[SlotLayer] = self.layers
+        self.plan = Pass()
+        self._slots = [SlotLayer(self) for _ in range(layers)]
+        super().__init__(layers=self._slots)
 
-    def begin_prefill(self, first_slot: int, length: int, capacity: int) -> None:
-        """The next pass writes ``length`` tokens of new rows, from ``first_slot`` on."""
-        for layer in self._slots:
-            layer.begin_prefill(first_slot, length, capacity)
-
-    def begin_step(self, places: torch.Tensor, width: int) -> None:
-        """The next pass writes one token a row at ``places`` (rows,) and reads ``width`` places."""
-        for layer in self._slots:
-            layer.begin_step(places, width)
+    @property
+    def bytes_per_token(self) -> int:
+        """What one place of one slot takes in all layers; known after the first pass."""
+        return sum(layer.bytes_per_token for layer in self._slots)
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copy a row's tokens from one slot to another."""
         for layer in self._slots:
             layer.move(source, target, length)
 
+    def wipe(self, slot: int) -> None:
+        """Zero a slot: what is not a number there would reach others through a weight of 0."""
+        for layer in self._slots:
+            layer.wipe(slot)
+
     def clear(self) -> None:
         """Free the memory."""
         for layer in self._slots:
             layer.clear()
-
-    def trim(self, rows: int, width: int) -> None:
-        """Give memory back if far more is held than ``rows`` of ``width`` tokens need."""
-        for layer in self._slots:
-            layer.trim(rows, width)
 
 
 class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
@@ -57,64 +65,93 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
 
     is_sliding = False
 
-    def __init__(self) -> None:
+    def __init__(self, cache: SlotCache) -> None:
         super().__init__()
-        self._places: torch.Tensor | None = None  # None: the pass is a prefill
-        self._first_slot = self._width = self._capacity = 0
+        self._cache = cache
+
+    @property
+    def bytes_per_token(self) -> int:
+        """See SlotCache."""
+        if not self.is_initialized:
+            return 0
+        return sum(t.shape[1] * t.shape[3] * t.element_size() for t in (self.keys, self.values))
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Make the first tensors, empty: they grow when they are written."""
-        self.dtype, self.device = key_states.dtype, key_states.device
+        """Make the tensors, empty: they grow when they are written."""
         self.keys = key_states.new_empty((0, key_states.shape[1], 0, key_states.shape[3]))
         self.values = value_states.new_empty((0, value_states.shape[1], 0, value_states.shape[3]))
         self.is_initialized = True
 
-    def begin_prefill(self, first_slot: int, length: int, capacity: int) -> None:
-        """See SlotCache."""
-        self._places, self._first_slot = None, first_slot
-        self._width, self._capacity = length, capacity
-
-    def begin_step(self, places: torch.Tensor, width: int) -> None:
-        """See SlotCache."""
-        self._places, self._width = places, width
-
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write the new tokens; returns what the queries may look at."""
+        """Write the new tokens; returns what the queries may look at.
+
+        New rows look at nothing but themselves, so a prefill gets back what it gave.
+        """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        if self._places is None:
-            return self._write_prompts(key_states, value_states)
-        return self._write_tokens(self._places, key_states, value_states)
+        plan = self._cache.plan
+        self._reserve(plan.first_slot + len(key_states), plan)
+        written = [
+            _write(held, new, plan)
+            for held, new in ((self.keys, key_states), (self.values, value_states))
+        ]
+        return (key_states, value_states) if plan.places is None else (written[0], written[1])
 
-    def _write_prompts(
-        self, keys: torch.Tensor, values: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """New rows see nothing but themselves, so what came in is what is looked at."""
-        first, last = self._first_slot, self._first_slot + keys.shape[0]
-        self._reserve(last, max(self._capacity, self._width))
-        self.keys[first:last, :, : self._width] = keys
-        self.values[first:last, :, : self._width] = values
-        return keys, values
+    def move(self, source: int, target: int, length: int) -> None:
+        """See SlotCache."""
+        for held in (self.keys, self.values):
+            held[target, :, :length] = held[source, :, :length]
 
-    def _write_tokens(
-        self, places: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        rows = keys.shape[0]
-        self._reserve(rows, self._width)
-        for held, new in ((self.keys, keys), (self.values, values)):
-            index = places.view(rows, 1, 1, 1).expand(rows, new.shape[1], 1, new.shape[3])
-            held[:rows].scatter_(2, index, new)
-        return self.keys[:rows, :, : self._width], self.values[:rows, :, : self._width]
+    def clear(self) -> None:
+        """See SlotCache."""
+        if self.is_initialized:
+            self.lazy_initialization(self.keys, self.values)
 
-    def _reserve(self, slots: int, places: int) -> None:
-        held_slots, _, held_places, _ = self.keys.shape
-        if slots <= held_slots and places <= held_places:
-            return
-        if slots > held_slots:
-            slots = max(slots, int(held_slots * GROWTH))
-        if places > held_places:
-            places = max(places, FIRST_TOKENS, int(held_places * GROWTH))
-        self.keys = _resized(self.keys, max(slots, held_slots), max(places, held_places))
-        self.values = _resized(self.values, max(slots, held_slots), max(places, held_places))
+    def wipe(self, slot: int) -> None:
+        """See SlotCache."""
+        self.keys[slot] = 0
+        self.values[slot] = 0
+
+    def _reserve(self, slots: int, plan: Pass) -> None:
+        """Grow, one tensor at a time: a failure between the two leaves both readable."""
+        self.keys = _grown(self.keys, slots, plan)
+        self.values = _grown(self.values, slots, plan)
+
+    def get_seq_length(self) -> int:
+        """0, as if it were empty: positions and masks are given to the model."""
+        return 0
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Asked in a prefill only, which looks at itself."""
+        return query_length, 0
+
+    def get_max_length(self) -> int:
+        """No maximum."""
+        return -1
+
+
+def _write(held: torch.Tensor, new: torch.Tensor, plan: Pass) -> torch.Tensor:
+    rows = len(new)
+    if plan.places is None:
+        held[plan.first_slot : plan.first_slot + rows, :, : new.shape[2]] = new
+    else:
+        index = plan.places.view(rows, 1, 1, 1).expand_as(new)
+        held[:rows].scatter_(2, index, new)
+    return held[:rows, :, : plan.width]
+
+
+def _grown(held: torch.Tensor, slots: int, plan: Pass) -> torch.Tensor:
+    """The tensor, or a bigger copy, no wider than the rows can become."""
+    held_slots, heads, held_places, size = held.shape
+    if slots <= held_slots and plan.width <= held_places:
+        return held
+    wanted = max(FIRST_PLACES, int(GROWTH * held_places)) if plan.width > held_places else 0
+    places = max(plan.width, min(plan.capacity, max(wanted, held_places)))
+    more = min(int(GROWTH * held_slots), plan.max_cells // places)
+    slots = max(slots, more if slots > held_slots else min(held_slots, more))
+    grown = held.new_zeros((slots, heads, places, size))
+    kept_slots, kept_places = min(slots, held_slots), min(places, held_places)
+    grown[:kept_slots, :, :kept_places] = held[:kept_slots, :, :kept_places]
+    return grown

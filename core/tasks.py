@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
-from textmill.core.errors import ConfigurationError, InvalidJobError
+from textmill.core.errors import ConfigurationError, InvalidJobError, RecordError
 from textmill.core.params import (
     ClassificationParams,
     EmbeddingsParams,
+    GenerationParams,
     QuestionAnsweringParams,
     TaskParams,
     ZeroShotParams,
@@ -59,6 +61,14 @@ TASKS: dict[str, Task] = {
         params=EmbeddingsParams,
         runner="textmill.workers.runners.embeddings:EmbeddingsRunner",
         architecture="",
+    ),
+    "generation": Task(
+        name="generation",
+        description="a text that goes on from a prompt, or answers a chat",
+        params=GenerationParams,
+        runner="textmill.workers.runners.generation:GenerationRunner",
+        chunk_records=32,
+        architecture=("ForCausalLM", "GPT2LMHeadModel", "OpenAIGPTLMHeadModel"),
     ),
     "zero-shot-classification": Task(
         name="zero-shot-classification",
@@ -107,10 +117,45 @@ def validate_params(task: Task, params: dict[str, Any]) -> TaskParams:
         raise InvalidJobError("; ".join(lines)) from None
 
 
+def options_of(params: type[TaskParams]) -> dict[str, FieldInfo]:
+    """The options that a person can give by name, in order."""
+    return {
+        name: field
+        for name, field in params.model_fields.items()
+        if not (isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("hidden"))
+    }
+
+
+def take_own_columns(task: Task, columns: dict[str, str]) -> dict[str, Any]:
+    """Take from ``columns``, by what each is for, those of options; as the parameter they are."""
+    own = {name: columns.pop(name) for name in list(columns) if name in task.params.OWN}
+    return {"own_columns": own} if own else {}
+
+
+def read_own_params(
+    task: Task, params: TaskParams, row: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """A row's own values of options, checked together with the job's; None if it has none.
+
+    A cell that is empty or null leaves the job's value. Raises RecordError that names the column.
+    """
+    columns = params.own_columns
+    own = {option: row.get(column) for option, column in columns.items()}
+    own = {option: value for option, value in own.items() if value is not None and value != ""}
+    if not own:
+        return None
+    try:
+        checked = validate_params(task, params.model_dump() | own)
+    except InvalidJobError as error:
+        named = ", ".join(repr(columns[option]) for option in own)
+        raise RecordError("invalid_params", f"column {named}: {error}") from None
+    return checked.model_dump(mode="json", include=set(own))
+
+
 def _explain(task: Task, detail: Any) -> str:
     name = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
-        known = list(task.params.model_fields)
+        known = list(options_of(task.params))
         return (
             f"task {task.name!r} has no option {name!r}; it has: "
             f"{', '.join(known) or 'none'}{nearest(name, known)}"
@@ -121,6 +166,8 @@ def _explain(task: Task, detail: Any) -> str:
         message = detail["msg"][0].lower() + detail["msg"][1:]
     if not name:
         return f"options of task {task.name!r}: {message}"
+    if detail["type"] == "own_columns":
+        return message
     return f"option {name!r} of task {task.name!r} is {_shown(detail['input'])}: {message}"
 
 

@@ -8,13 +8,14 @@ input turns out to be missing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, func, select, update
 
 from textmill.core.errors import JobConflictError
 from textmill.core.jobs import ChunkStatus, JobStatus, Record
-from textmill.core.tasks import get_task, validate_params
+from textmill.core.tasks import get_task, read_own_params, validate_params
 from textmill.db.jobs import get_job
 from textmill.db.loading import ChunkCutter, NewChunk, insert_chunks
 from textmill.db.models import chunks, jobs, label_counts, payloads, results
@@ -119,13 +120,12 @@ def _queue_anew(connection: Connection, job: Row[Any]) -> None:
 def _check_inputs(connection: Connection, job: Row[Any]) -> None:
     """Refuse a job whose rows cannot give its inputs back; drop the inputs kept of error records.
 
-    This and ``_take_inputs`` are the whole rule: the task reads fields that a row keeps, every row
-    has them, and no record has parameters of its own. Parameters are in no row; only the inputs
-    kept of error records show them. So a reader that learns to set them must also make the job's
-    row say so, and that must be asked here.
+    This and ``_take_inputs`` are the whole rule: the task's records hold what a row keeps, every
+    row has it, and a record's own options are in columns that the job names and rows keep.
     """
     params = validate_params(get_task(job.task), job.params)
-    unstored = [name for name in params.fields() if name != params.text_field()]
+    fields = (params.text_field(),) if params.composition() is not None else params.fields()
+    unstored = [name for name in fields if name != params.text_field()]
     if unstored:
         raise _input_missing(
             job, f"task {job.task!r} reads {', '.join(unstored)}, which no row has"
@@ -136,7 +136,7 @@ def _check_inputs(connection: Connection, job: Row[Any]) -> None:
         own = payloads.c.chunk_id == chunk_id
         data = connection.scalar(select(payloads.c.data).where(own)) or b""
         for record in decode_payload(data):
-            if record.params:
+            if record.params and not params.own_columns:
                 raise _input_missing(job, f"record {record.record_id!r} has parameters of its own")
         connection.execute(delete(payloads).where(own))
 
@@ -153,8 +153,11 @@ def _take_inputs(connection: Connection, job: Row[Any]) -> Iterator[Record]:
 
     An input that could not be read has neither text nor hash; an error of a run has its text.
     """
+    task = get_task(job.task)
+    params = validate_params(task, job.params)
+    own = partial(read_own_params, task, params) if params.own_columns else lambda extra: None
     row = results.c
-    field = validate_params(get_task(job.task), job.params).text_field()
+    field = params.text_field()
     page = (
         select(row.record_index, row.record_id, row.text, row.extra, row.error_code, row.text_hash)
         .where(row.job_id == job.id)
@@ -166,7 +169,7 @@ def _take_inputs(connection: Connection, job: Row[Any]) -> Iterator[Record]:
         # Unpacked: asking each row for its columns by name costs more than all the encoding.
         for index, record_id, text, extra, error_code, text_hash in rows:
             if text is not None:
-                yield Record(index, record_id, {field: text}, None, extra)
+                yield Record(index, record_id, {field: text}, own(extra or {}), extra)
             elif error_code is None or text_hash is not None:
                 raise _input_missing(job, f"the row of record {record_id!r} has no text")
         span = row.record_index.between(last + 1, rows[-1].record_index)

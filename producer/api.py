@@ -14,7 +14,7 @@ from textmill.core.errors import InvalidJobError, ServiceUnavailableError
 from textmill.core.jobs import ENDED, JobSpec, JobStatus
 from textmill.core.patience import keep_trying
 from textmill.core.settings import load_settings
-from textmill.core.tasks import get_task, load_plugins, validate_params
+from textmill.core.tasks import get_task, load_plugins, take_own_columns, validate_params
 from textmill.db import jobs as jobs_db
 from textmill.db.queries import Result, ResultFilter, count_labels, iter_results
 from textmill.db.rerun import rerun_job
@@ -24,6 +24,7 @@ from textmill.db.session import Database
 from textmill.producer.readers import (
     ReadOptions,
     RecordReader,
+    RecordRules,
     open_records,
     records_from_objects,
 )
@@ -205,18 +206,22 @@ def submit(
     """Put a job into the queue and return it; ``params`` are the task's own options.
 
     ``FIELD_column`` among them names the column of a field that the task reads, such as
-    ``text_column="body"``; by default it is guessed where it is certain.
+    ``text_column="body"``; by default it is guessed where it is certain. ``OPTION_column`` names
+    the column of each record's own value of an option, where the task takes such.
     ``inputs`` is a file, a list of files, or an iterable of mappings with columns. Raises
     InvalidJobError for anything wrong with the job or its input, and then leaves nothing behind;
     ServiceUnavailableError if the database is away. A broker that is away is no error: the job is
     in SQL, and is dispatched when the broker is back.
     """
     session = _session()
-    columns = {name: params.pop(name) for name in list(params) if name.endswith(COLUMN)}
+    named = {name: params.pop(name) for name in list(params) if name.endswith(COLUMN)}
+    columns = {
+        name.removesuffix(COLUMN): column for name, column in named.items() if column is not None
+    }
     spec = JobSpec(
         task=task,
         model=str(model),
-        params=params,
+        params=params | take_own_columns(get_task(task), columns),
         revision=revision,
         dtype=dtype,
         allow_pickle=allow_pickle,
@@ -228,19 +233,15 @@ def submit(
         max_error_rate=max_error_rate,
     )
     reading = ReadOptions(
-        columns={
-            name.removesuffix(COLUMN): column
-            for name, column in columns.items()
-            if column is not None
-        },
+        columns=columns,
         id_column=id_column,
         format=input_format,
         limit=limit,
         skip_bad=skip_bad,
     )
     spec = validate_spec(spec, session.settings)
-    fields = validate_params(get_task(task), spec.params).fields()
-    with _open(inputs, fields, reading) as reader:
+    rules = RecordRules(get_task(task), validate_params(get_task(task), spec.params))
+    with _open(inputs, rules, reading) as reader:
         submitted = submit_job(
             session.database,
             session.publisher,
@@ -253,17 +254,17 @@ def submit(
     return job
 
 
-def _open(inputs: Inputs, fields: Sequence[str], reading: ReadOptions) -> RecordReader:
-    files = _files_of(inputs)
+def _open(inputs: Inputs, rules: RecordRules, reading: ReadOptions) -> RecordReader:
+    fields, files = rules.params.fields(), _files_of(inputs)
     if files:
-        return open_records(files, fields, reading)
+        return open_records(files, fields, reading, rules)
     if isinstance(inputs, Mapping) or hasattr(inputs, "to_dict"):
         # A dict and a data frame iterate over column names, which would be taken for the texts.
         raise InvalidJobError(
             f"the input is a {type(inputs).__name__}; expected files or an iterable of mappings, "
             'such as [{"text": "…"}], or of a data frame its to_dict("records")'
         )
-    return records_from_objects(inputs, fields, reading)  # type: ignore[arg-type]
+    return records_from_objects(inputs, fields, reading, rules)  # type: ignore[arg-type]
 
 
 def _files_of(inputs: Inputs) -> list[str | Path]:

@@ -25,36 +25,45 @@ R = TypeVar("R")
 
 POLL_SECONDS = 0.25
 LINE_SECONDS = 5.0  # between two lines where there is no terminal
-RATE_SECONDS = 10.0  # the rate is the mean over this time
+RATE_SECONDS = 10.0  # the rate is the mean over this time,
+FEWEST_RISES = 4  # or over so many chunks where they are rarer
 SHOWN_LABELS = 4
 
 
 class RateMeter:
-    """Records per second over the last ``RATE_SECONDS``."""
+    """So many of something (records, tokens) per second over the last ``RATE_SECONDS``.
+
+    Counts rise when a chunk ends, which may be many at once and seldom. So it measures from one
+    rise to another, and begins with the first: the time before, in which the model was loaded and
+    the first chunk computed, says nothing.
+    """
 
     def __init__(self) -> None:
-        self._seen: deque[tuple[float, int]] = deque()
+        self._rises: deque[tuple[float, int]] = deque()
 
-    def update(self, processed: int) -> float | None:
-        """The rate after this observation; None until something moved."""
-        now = time.monotonic()
-        if not processed:
-            self._seen.clear()  # the time a model takes to load says nothing about the rate
-        self._seen.append((now, processed))
-        while len(self._seen) > 2 and now - self._seen[0][0] > RATE_SECONDS:
-            self._seen.popleft()
-        then, before = self._seen[0]
-        if now <= then or processed <= before:
+    def update(self, count: int, now: float) -> float | None:
+        """The rate after this observation at a monotonic time; None until it rose twice."""
+        rises = self._rises
+        if not count:
+            rises.clear()
+        elif not rises or count != rises[-1][1]:
+            rises.append((now, count))
+        while len(rises) > FEWEST_RISES and rises[-1][0] - rises[0][0] > RATE_SECONDS:
+            rises.popleft()
+        if len(rises) < 2 or rises[-1][1] <= rises[0][1]:
             return None
-        return (processed - before) / (now - then)
+        seconds = rises[-1][0] - rises[0][0]
+        overdue = now - rises[-1][0] - seconds / (len(rises) - 1)  # it falls if nothing comes
+        return (rises[-1][1] - rises[0][1]) / (seconds + max(0.0, overdue))
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """A summary with its rate and what they say of the time left."""
+    """A summary with its rates and what they say of the time left."""
 
     summary: Summary
     rate: float | None
+    token_rate: float | None = None  # of tokens the model wrote; None also where it writes none
     starting: str | None = None  # said instead of "no live worker"
 
     @property
@@ -67,6 +76,7 @@ class Moment:
         """One line of ``watch --json``."""
         return self.summary.as_dict() | {
             "records_per_second": self.rate,
+            "output_tokens_per_second": self.token_rate,
             "seconds_left": self.seconds_left,
         }
 
@@ -76,13 +86,16 @@ class Moment:
         return f"{number(done)}/{number(total)} ({share(done, total)})"
 
     def pace(self) -> str:
-        """``1,204 records/s, 3.8 s left``, or what the job waits for."""
+        """``1,204 records/s, 3.8 s left``, tokens/s too if it writes; or what it waits for."""
         if self.rate:
-            return f"{number(self.rate)} records/s, {duration(self.seconds_left)} left"
+            tokens = f"{number(self.token_rate)} tokens/s, " if self.token_rate else ""
+            return f"{number(self.rate)} records/s, {tokens}{duration(self.seconds_left)} left"
         if self.summary.status == JobStatus.PAUSED:
             return f"paused: textmill resume {self.summary.job.id}"
         if not self.summary.workers:
             return self.starting or f"no live worker for queue {self.summary.job.queue!r}"
+        if self.summary.ended:
+            return ""
         return "…" if self.summary.processed else "loading the model"
 
     def labels(self) -> str:
@@ -116,12 +129,17 @@ def watch_job(
     Raises KeyboardInterrupt at Ctrl-C, with the job left as it is.
     """
     display = _Json() if json else _Live() if sys.stderr.isatty() else _Lines()
-    meter = RateMeter()
+    records, tokens = RateMeter(), RateMeter()
     outage = _Outage()
     with display:
         while True:
             summary = outage.ride_out(lambda: summarize(database, job_id, errors=False))
-            display.show(Moment(summary, meter.update(summary.processed), starting))
+            now = time.monotonic()
+            # Rows that could not be read are there from the start, before anything is computed.
+            computed = summary.processed if summary.job.device_seconds else 0
+            rate = records.update(computed, now)
+            token_rate = tokens.update(summary.job.output_tokens, now)
+            display.show(Moment(summary, rate, token_rate, starting))
             if summary.ended:
                 break
             if not outage.is_recent and outage.ride_out(stopped) is not None:

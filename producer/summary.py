@@ -127,6 +127,8 @@ def headline(summary: Summary) -> str:
     seconds = summary.run_seconds
     if seconds and summary.processed:
         line += f" in {duration(seconds)}, {number(summary.processed / seconds)} records/s"
+        if job.output_tokens:
+            line += f", {number(job.output_tokens / seconds)} tokens/s written"
     if job.error_records:
         line += f", {number(job.error_records)} errors"
     return line

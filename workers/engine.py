@@ -9,24 +9,28 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import Condition, Thread
-from typing import Any
+from typing import Any, cast
 
-from textmill.core.errors import EngineClosedError, ModelLoadError, RecordError, RetryableError
+from textmill.core.errors import EngineClosedError, ModelLoadError, RetryableError
 from textmill.core.jobs import Record
 from textmill.core.params import TaskParams
+from textmill.workers.batching import BatchTurns, DeviceTime, Ended, Turns
 from textmill.workers.items import (
     Activity,
+    AnyRunner,
     DeviceLostError,
-    DeviceOutOfMemoryError,
     EngineState,
     Runner,
+    is_stepwise,
 )
-from textmill.workers.scheduler import Entry, Scheduler, TokenBudget, padded_tokens
-from textmill.workers.submission import Submission, contract_message, runner_error
+from textmill.workers.row_queue import RowQueue
+from textmill.workers.scheduler import Scheduler, TokenBudget
+from textmill.workers.stepping import StepTurns
+from textmill.workers.submission import Submission
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +42,7 @@ class Engine:
 
     def __init__(
         self,
-        load: Callable[[], Runner],
+        load: Callable[[], AnyRunner],
         *,
         max_batch_tokens: int | None = None,
         device_lock: AbstractContextManager[Any] | None = None,
@@ -49,8 +53,9 @@ class Engine:
     ) -> None:
         """Start the thread, which calls ``load`` and warms the runner up.
 
-        ``max_batch_tokens`` counts padded tokens (default: the runner's). ``device_lock`` is held
-        during each forward pass; engines that share a device share it. ``on_idle`` is called from
+        ``max_batch_tokens`` counts padded tokens (default: the runner's; stepwise runners have
+        limits of their own). ``device_lock`` is held during each forward pass; engines that share a
+        device share it. ``on_idle`` is called from
         any thread, outside the engine's lock, whenever the last work has left.
         """
         self.name = name
@@ -67,8 +72,8 @@ class Engine:
         self._on_idle = on_idle
         self._state = EngineState.LOADING
         self._changed = Condition()  # guards all below, tells of every change
-        self._runner: Runner | None = None
-        self._scheduler: Scheduler[Submission] = Scheduler(TokenBudget(max_batch_tokens or 1))
+        self._runner: AnyRunner | None = None
+        self._turns: Turns = self._make_turns(None)
         self._open: set[Submission] = set()
         self._submitting = 0
         self._idle_since: float | None = time.monotonic()
@@ -87,13 +92,13 @@ class Engine:
 
     @property
     def waiting(self) -> int:
-        """How many items wait for a batch."""
-        return len(self._scheduler)
+        """How many items wait for a batch or for room."""
+        return len(self._turns.queue)
 
     @property
     def batch_tokens(self) -> int:
         """The token budget now; below the maximum for a while after an out-of-memory."""
-        return self._scheduler.budget.tokens
+        return self._turns.queue.budget.tokens
 
     @property
     def idle_since(self) -> float | None:
@@ -163,11 +168,11 @@ class Engine:
             self._changed.wait_for(lambda: self._admits(len(entries)))
             self._check_ready()
             self._open.add(submission)
-            self._scheduler.add(entries)
+            self._turns.queue.add(entries)
             self._changed.notify_all()
 
     def _admits(self, count: int) -> bool:
-        waiting = len(self._scheduler)
+        waiting = len(self._turns.queue)
         full = waiting > 0 and waiting + count > self._max_waiting_items
         return not full or self._state != EngineState.READY
 
@@ -181,18 +186,20 @@ class Engine:
     def _cancel(self, submission: Submission) -> None:
         with self._changed:
             if submission in self._open:
-                self._scheduler.drop(submission)
+                self._turns.queue.drop(submission)
                 self._release([submission], CancelledError())
         self._note_idle()
 
     # -- the engine's own thread -----------------------------------------------------------
 
     def step(self) -> bool:
-        """One turn: take a batch, forward it, settle. False once the engine is closed."""
-        batch = self._take_batch()
-        if not batch:
-            return False
-        self._settle(batch, self._forward(batch))
+        """One turn: a batch, or a step of the rows, and settle. False once the engine is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._turns.ready or self._state != EngineState.READY)
+            if self._state != EngineState.READY:
+                return False
+            entries = self._turns.take()
+        self._settle(self._turns.run(entries))
         return True
 
     def _run(self) -> None:
@@ -221,67 +228,18 @@ class Engine:
         except Exception as error:
             self._fail(_load_error(self.name, error))
             return False
-        budget = TokenBudget(self._max_batch_tokens or runner.max_batch_tokens)
         with self._changed:
             self.load_seconds = time.monotonic() - started
-            self._scheduler = Scheduler(budget, max_batch_items=self._max_batch_items)
+            self._turns = self._make_turns(runner)
             if self._state == EngineState.LOADING:
                 self._state = EngineState.READY
             self._enter(Activity.IDLE)
             self._changed.notify_all()
         return True
 
-    def _take_batch(self) -> list[Entry[Submission]]:
-        with self._changed:
-            self._changed.wait_for(lambda: self._scheduler or self._state != EngineState.READY)
-            return self._scheduler.next_batch() if self._state == EngineState.READY else []
-
-    def _forward(self, batch: list[Entry[Submission]]) -> list[Any]:
-        """One row or RecordError per entry; a batch that fails is halved down to the culprit."""
-        try:
-            return self._forward_once(batch)
-        except DeviceLostError:
-            raise
-        except DeviceOutOfMemoryError as error:
-            if len(batch) == 1:
-                return [RecordError("out_of_memory", str(error))]
-            self._scheduler.budget.shrink(padded_tokens(batch))
-        except Exception as error:
-            if len(batch) == 1:
-                return [runner_error(error)]
-        middle = len(batch) // 2
-        return self._forward(batch[:middle]) + self._forward(batch[middle:])
-
-    def _forward_once(self, batch: list[Entry[Submission]]) -> list[Any]:
-        runner = self._runner
-        if runner is None:
-            raise EngineClosedError(f"engine {self.name!r} was closed")
-        items = [entry.item for entry in batch]
-        with self._device_lock:
-            self._enter(Activity.FORWARD)
-            started = self.last_progress
-            try:
-                rows = runner.forward(items)
-            finally:
-                self._enter(Activity.IDLE)
-                self._account(batch, self.last_progress - started)
-        self._scheduler.budget.recover()
-        if len(rows) != len(items):
-            error = contract_message(runner, "forward", len(items), len(rows))
-            log.error("%s", error)
-            return [RecordError("runner_contract", error)] * len(items)
-        return list(rows)
-
-    def _account(self, batch: list[Entry[Submission]], seconds: float) -> None:
-        """Share the time of a forward pass, good or bad, among its submissions by tokens."""
-        self.device_seconds += seconds
-        share = seconds / max(1, sum(entry.item.length for entry in batch))
-        for entry in batch:
-            entry.owner.device_seconds += share * entry.item.length
-
-    def _settle(self, batch: list[Entry[Submission]], rows: list[Any]) -> None:
+    def _settle(self, ended: Ended) -> None:
         done = []
-        for entry, row in zip(batch, rows, strict=True):
+        for entry, row in ended:
             entry.row = row
             owner = entry.owner
             owner.unsettled -= 1
@@ -292,6 +250,30 @@ class Engine:
             self._changed.notify_all()  # there is room for more
         if done:
             self._note_idle()
+
+    def _make_turns(self, runner: AnyRunner | None) -> Turns:
+        if runner is not None and is_stepwise(runner):
+            rows = RowQueue[Submission](TokenBudget(runner.max_held_tokens), runner.max_rows)
+            return StepTurns(runner, rows, self._on_device)
+        plain = cast(Runner | None, runner)
+        own_tokens = plain.max_batch_tokens if plain is not None else 1
+        budget = TokenBudget(self._max_batch_tokens or own_tokens)
+        items = Scheduler[Submission](budget, max_batch_items=self._max_batch_items)
+        return BatchTurns(plain, items, self._on_device)
+
+    @contextmanager
+    def _on_device(self) -> Iterator[DeviceTime]:
+        """The device's lock, for one pass; its time is known once it has ended."""
+        taken = DeviceTime()
+        with self._device_lock:
+            self._enter(Activity.FORWARD)
+            started = self.last_progress
+            try:
+                yield taken
+            finally:
+                self._enter(Activity.IDLE)
+                taken.seconds = self.last_progress - started
+                self.device_seconds += taken.seconds
 
     def _enter(self, activity: Activity) -> None:
         self.last_progress = time.monotonic()
@@ -321,7 +303,7 @@ class Engine:
     # -- under the lock, unless said otherwise ---------------------------------------------
 
     def _settle_all(self, error: Exception) -> None:
-        self._scheduler.clear()
+        self._turns.queue.clear()
         self._release(list(self._open), error)
         self._changed.notify_all()
 

@@ -5,10 +5,10 @@ Knows neither SQL, Celery nor torch, so an engine runs alone on a machine that h
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 from textmill.core.checkpoints import NOTHING, Permits
 from textmill.core.errors import RecordError, RetryableError
@@ -95,25 +95,19 @@ class Output:
     output_tokens: int = 0
 
 
-class Runner(Protocol):
-    """The wrapper of one loaded model. Only ``forward`` runs in the engine's thread.
+class BaseRunner(Protocol):
+    """The wrapper of one loaded model: what every runner has.
 
     ``prepare`` and ``join`` are called from many threads at once and must not change the runner;
-    ``join`` still works after ``close``. ``forward`` raises DeviceOutOfMemoryError if the batch
-    does not fit, DeviceLostError if nothing will run any more; any other error is taken for some
-    item's fault, and the batch is halved down to it.
+    ``join`` still works after ``close``. The engine's thread calls the rest.
     """
 
     memory_bytes: int  # what the loaded weights take on the device
-    max_batch_tokens: int  # a good size of a batch on its device; read if the operator names none
 
     def prepare(
         self, records: Sequence[Record], params: TaskParams
     ) -> list[list[Item] | RecordError]:
         """The items of each record, or why it has none. Same length and order as ``records``."""
-
-    def forward(self, items: Sequence[Item]) -> Sequence[Any]:
-        """One raw output per item, in order. The items are one batch, all of one group."""
 
     def join(
         self, record: Record, items: Sequence[Item], raw: Sequence[Any], params: TaskParams
@@ -125,3 +119,62 @@ class Runner(Protocol):
 
     def close(self) -> None:
         """Free the device memory."""
+
+
+class Runner(BaseRunner, Protocol):
+    """A runner whose items are done in one forward pass.
+
+    ``forward`` raises DeviceOutOfMemoryError if the batch does not fit, DeviceLostError if nothing
+    will run any more; any other error is taken for some item's fault, and the batch is halved down
+    to it.
+    """
+
+    max_batch_tokens: int  # a good size of a batch on its device; read if the operator names none
+
+    def forward(self, items: Sequence[Item]) -> Sequence[Any]:
+        """One raw output per item, in order. The items are one batch, all of one group."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one step of a StepRunner has done.
+
+    ``finished`` pairs handles with raw outputs (for ``join``) or RecordErrors; those rows have
+    left. ``computed`` says how many tokens of each row went through the model; each of these rows
+    has one more token of output.
+    """
+
+    finished: Sequence[tuple[int, Any]]
+    computed: Mapping[int, int]
+
+
+class StepRunner(BaseRunner, Protocol):
+    """A runner whose items take many forward passes, each as long as it needs: generation.
+
+    An item becomes a row when it is admitted, under a handle that the engine chose, and leaves when
+    it has finished. ``Item.length`` counts all tokens it may ever hold, prompt and longest output;
+    ``Item.group`` is not read. ``admit`` computes nothing; ``step`` is one forward pass, short
+    enough for the watchdog's limit for a batch. Errors of ``step`` mean what those of
+    ``Runner.forward`` mean: after DeviceOutOfMemoryError rows stand as before, and the engine drops
+    the newest; after any other error it drops all, and starts them anew to find the culprit.
+    """
+
+    max_rows: int  # more rows at once make nothing faster
+    max_held_tokens: int  # rows times the longest one's length, at most; a row alone may have more
+
+    def admit(self, rows: Mapping[int, Item]) -> None:
+        """Take rows in: items by handle."""
+
+    def step(self) -> Step:
+        """One forward pass over some or all rows; raises as ``Runner.forward`` does."""
+
+    def drop(self, handles: Iterable[int]) -> None:
+        """Forget rows and free what they hold."""
+
+
+AnyRunner = Runner | StepRunner
+
+
+def is_stepwise(runner: AnyRunner) -> TypeGuard[StepRunner]:
+    """True if the runner's items are rows that take many steps."""
+    return hasattr(runner, "step")

@@ -16,7 +16,7 @@ from textmill.core.identities import Identities
 from textmill.core.settings import Settings
 from textmill.workers import registry
 from textmill.workers.engine import Engine, EngineState
-from textmill.workers.items import DeviceOutOfMemoryError, ModelRequest, NoRoomError, Runner
+from textmill.workers.items import AnyRunner, DeviceOutOfMemoryError, ModelRequest, NoRoomError
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class ModelPool:
         limit_bytes: int | None = None,
         max_batch_tokens: int | None = None,
         max_wait_seconds: float = 300,
-        load: Callable[[ModelRequest], Runner] = registry.load_runner,
+        load: Callable[[ModelRequest], AnyRunner] = registry.load_runner,
         estimate: Callable[[ModelRequest], int] = registry.estimate_bytes,
     ) -> None:
         self.device = _resolve(device)

@@ -9,13 +9,13 @@ import psutil
 
 from textmill.core.errors import InvalidJobError, ModelLoadError
 from textmill.core.tasks import get_task
-from textmill.workers.items import ModelRequest, Runner
+from textmill.workers.items import AnyRunner, ModelRequest
 
 
 class RunnerClass(Protocol):
     """What a task's ``runner`` string names: how to load one, and how big it will be."""
 
-    def load(self, request: ModelRequest) -> Runner:
+    def load(self, request: ModelRequest) -> AnyRunner:
         """The runner with its weights on the device; raises ModelLoadError."""
 
     def estimate_bytes(self, request: ModelRequest) -> int:
@@ -37,7 +37,7 @@ def runner_class(task: str) -> RunnerClass:
         ) from error
 
 
-def load_runner(request: ModelRequest) -> Runner:
+def load_runner(request: ModelRequest) -> AnyRunner:
     """Load a model as what its task needs."""
     return runner_class(request.task).load(request)
 

@@ -13,7 +13,7 @@ from typing import Any
 from textmill.core.errors import RecordError
 from textmill.core.jobs import Record
 from textmill.core.params import TaskParams
-from textmill.workers.items import Item, Output, Runner
+from textmill.workers.items import BaseRunner, Item, Output
 from textmill.workers.scheduler import Entry
 
 log = logging.getLogger(__name__)
@@ -29,12 +29,13 @@ class Submission:
 
     def __init__(
         self,
-        runner: Runner,
+        runner: BaseRunner,
         records: Sequence[Record],
         params: TaskParams,
         cancel: Callable[[Submission], None],
     ) -> None:
         self.device_seconds = 0.0  # its share of the forward time, by tokens
+        self.output_tokens = 0  # generated so far, by rows that are not finished too
         self._cancel = cancel
         self._runner = runner
         self._records = records
@@ -118,7 +119,7 @@ def _first_error(rows: list[Any]) -> RecordError | None:
 
 
 def prepare_records(
-    runner: Runner, records: Sequence[Record], params: TaskParams
+    runner: BaseRunner, records: Sequence[Record], params: TaskParams
 ) -> list[list[Item] | RecordError]:
     """The items of each record; if preparing all at once fails, each record alone."""
     try:
@@ -131,7 +132,7 @@ def prepare_records(
 
 
 def _prepare(
-    runner: Runner, records: Sequence[Record], params: TaskParams
+    runner: BaseRunner, records: Sequence[Record], params: TaskParams
 ) -> list[list[Item] | RecordError]:
     prepared = runner.prepare(records, params)
     if len(prepared) != len(records):
@@ -139,7 +140,7 @@ def _prepare(
     return prepared
 
 
-def contract_message(runner: Runner, method: str, expected: int, got: int) -> str:
+def contract_message(runner: BaseRunner, method: str, expected: int, got: int) -> str:
     """What to tell the author of a runner that returned the wrong number of rows."""
     return f"{type(runner).__name__}.{method} returned {got} rows, expected {expected}"
 

@@ -3,15 +3,18 @@
 The command line, ``textmill tasks``, the Python function and the workers all read them from here.
 """
 
-from textmill.core.params.base import TaskParams, TextParams
+from textmill.core.params.base import Composition, TaskParams, TextParams
 from textmill.core.params.classification import ClassificationParams
 from textmill.core.params.embeddings import EmbeddingsParams
+from textmill.core.params.generation import GenerationParams
 from textmill.core.params.question_answering import QuestionAnsweringParams
 from textmill.core.params.zero_shot import ZeroShotParams
 
 __all__ = [
     "ClassificationParams",
+    "Composition",
     "EmbeddingsParams",
+    "GenerationParams",
     "QuestionAnsweringParams",
     "TaskParams",
     "TextParams",

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
+
+
+@dataclass(frozen=True, slots=True)
+class Composition:
+    """How the values of a row's columns become what its record holds.
+
+    ``compose`` raises RecordError. With ``keep_columns`` the columns stay in ``extra`` too, because
+    nobody could tell them from the result.
+    """
+
+    compose: Callable[[Mapping[str, Any]], dict[str, Any]]
+    keep_columns: bool
 
 
 class TaskParams(BaseModel):
@@ -14,13 +28,42 @@ class TaskParams(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    OWN: ClassVar[frozenset[str]] = frozenset()
+    """The options that a record may have its own value of."""
+
+    own_columns: dict[str, str] = Field(
+        default={},
+        description="option to the column of each record's own value of it",
+        json_schema_extra={"hidden": True},  # asked for as --OPTION-column
+    )
+
+    @field_validator("own_columns")
+    @classmethod
+    def _check_own(cls, columns: dict[str, str]) -> dict[str, str]:
+        for option in columns:
+            if option not in cls.OWN:
+                raise PydanticCustomError(
+                    "own_columns",
+                    "No column can be named for {option}; the options with a column are: {own}",
+                    {"option": repr(option), "own": ", ".join(sorted(cls.OWN)) or "none"},
+                )
+        return columns
+
     def fields(self) -> tuple[str, ...]:
-        """The input fields that a record must have with these options."""
+        """The input fields that a row must have with these options."""
         return ("text",)
 
     def text_field(self) -> str:
         """The one of these fields that a result row keeps as its ``text``."""
         return "text"
+
+    def composition(self) -> Composition | None:
+        """How a row's fields become the record's inputs; None: they are the inputs as they are."""
+        return None
+
+    def advise(self, columns: Collection[str]) -> str:
+        """What to try where these columns hold none of the fields, or nothing."""
+        return ""
 
     def check_model(self, name: str, folder: Path, config: Mapping[str, Any]) -> None:
         """Raise ModelLoadError if a model's files show that it cannot do the task this way."""

@@ -38,10 +38,11 @@ class Submission:
     def open(self) -> RecordReader:
         """Open the inputs; raises InputError."""
         from textmill.core.tasks import get_task, validate_params
-        from textmill.producer.readers import open_records
+        from textmill.producer.readers import RecordRules, open_records
 
-        params = validate_params(get_task(self.spec.task), self.spec.params)
-        return open_records(self.inputs, params.fields(), self.reading)
+        task = get_task(self.spec.task)
+        rules = RecordRules(task, validate_params(task, self.spec.params))
+        return open_records(self.inputs, rules.params.fields(), self.reading, rules)
 
 
 def submit(

@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from textmill.core.errors import InvalidJobError
 from textmill.core.params import TaskParams
-from textmill.core.tasks import get_task, nearest
+from textmill.core.tasks import get_task, nearest, options_of, take_own_columns
 
 COLUMN = "-column"
 NO = "no-"
@@ -42,8 +42,8 @@ def split_arguments(arguments: Sequence[str], task: str, known: Iterable[str]) -
             continue
         name, equals, value = word.removeprefix("--").partition("=")
         if name.endswith(COLUMN):
-            own = value if equals else _value(word, waiting)
-            found.columns[_python_name(name.removesuffix(COLUMN))] = own
+            column = value if equals else _value(word, waiting)
+            found.columns[_python_name(name.removesuffix(COLUMN))] = column
             continue
         option, implied = _resolve(model, name)
         if option is None:
@@ -52,16 +52,18 @@ def split_arguments(arguments: Sequence[str], task: str, known: Iterable[str]) -
             found.params[option] = value if equals else implied
         else:
             _add(found.params, option, value if equals else _value(word, waiting), model)
+    found.params |= take_own_columns(get_task(task), found.columns)
     return found
 
 
 def _resolve(model: type[TaskParams], name: str) -> tuple[str | None, bool | None]:
     """The option of this name, and for a switch what it means without a value."""
     option = _python_name(name)
-    if option in model.model_fields:
+    known = options_of(model)
+    if option in known:
         return option, True if _is_switch(model, option) else None
     negated = _python_name(name.removeprefix(NO))
-    if name.startswith(NO) and negated in model.model_fields and _is_switch(model, negated):
+    if name.startswith(NO) and negated in known and _is_switch(model, negated):
         return negated, False
     return None, None
 
@@ -131,7 +133,7 @@ def _unknown(
     word: str, task: str, model: type[TaskParams], known: Iterable[str]
 ) -> InvalidJobError:
     name = word.partition("=")[0]
-    own = [option_name(option) for option in model.model_fields]
+    own = [option_name(option) for option in options_of(model)]
     return InvalidJobError(
         f"no option {name}{nearest(name, [*own, *known])}; task {task!r} has: "
         f"{', '.join(own) or 'none'}"

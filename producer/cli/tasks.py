@@ -32,21 +32,38 @@ def tasks(name: Name = None, json: o.Json = False) -> None:
         print(f"{chosen[0].name}: {chosen[0].description}\n")
         rows = [[row["option"], row["default"], row["meaning"]] for row in _options(chosen[0])]
         print(table(["option", "default", "meaning"], rows) if rows else "no options")
+        if own := _own_columns(chosen[0]):
+            print(f"\na column with each record's own value: {', '.join(own)}")
     else:
         print(table(["task", "does"], [[task.name, task.description] for task in chosen]))
         print("\n`textmill tasks TASK` lists the options of one")
 
 
 def _as_dict(task: Any) -> dict[str, Any]:
-    return {"task": task.name, "description": task.description, "options": _options(task)}
+    return {
+        "task": task.name,
+        "description": task.description,
+        "options": _options(task),
+        "own_columns": _own_columns(task),
+    }
+
+
+def _own_columns(task: Any) -> list[str]:
+    from textmill.core.tasks import options_of
+
+    return [
+        f"{option_name(name)}-column" for name in options_of(task.params) if name in task.params.OWN
+    ]
 
 
 def _options(task: Any) -> list[dict[str, str]]:
+    from textmill.core.tasks import options_of
+
     return [
         {
             "option": option_name(option),
-            "default": "" if field.default is None else str(field.default),
+            "default": "" if field.default in (None, ()) else str(field.default),
             "meaning": field.description or "",
         }
-        for option, field in task.params.model_fields.items()
+        for option, field in options_of(task.params).items()
     ]

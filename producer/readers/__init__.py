@@ -6,5 +6,13 @@ Knows nothing of jobs in SQL: ``submit`` reads from here and writes there.
 from textmill.producer.readers.ids import IdCheck
 from textmill.producer.readers.options import ReadOptions
 from textmill.producer.readers.reader import RecordReader, open_records, records_from_objects
+from textmill.producer.readers.rules import RecordRules
 
-__all__ = ["IdCheck", "ReadOptions", "RecordReader", "open_records", "records_from_objects"]
+__all__ = [
+    "IdCheck",
+    "ReadOptions",
+    "RecordReader",
+    "RecordRules",
+    "open_records",
+    "records_from_objects",
+]

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from textmill.core.errors import InputError
+from textmill.core.errors import InputError, RecordError
 from textmill.core.jobs import BadRecord, Record
+from textmill.producer.readers.rules import RecordRules
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 HOW_TO_GO_ON = "Mend it, or pass --skip-bad to record such rows as error rows and go on."
@@ -34,7 +35,8 @@ class RecordBuilder:
     """Turns the rows of one input into records.
 
     ``unit`` is what the input's rows are counted in, for messages; ``fields`` maps each
-    input field of the task to the column that serves it.
+    input field of the task to the column that serves it; ``rules`` say what becomes of the
+    fields where they are not simply the texts of a record.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class RecordBuilder:
         id_column: str | None,
         skip_bad: bool,
         unit: str,
+        rules: RecordRules | None = None,
     ) -> None:
         self.name = name
         self.unit = unit
@@ -52,11 +55,13 @@ class RecordBuilder:
         self._field, self._column = self._fields[0]
         self._single = len(self._fields) == 1
         self._id_column = id_column
+        self._rules = None if rules is None or rules.are_plain else rules
+        self._composition = rules.params.composition() if rules is not None else None
 
     @property
     def text_columns(self) -> list[str]:
-        """The columns that serve the input fields."""
-        return [column for _, column in self._fields]
+        """The columns whose every value has to be a text."""
+        return [] if self._composition is not None else [column for _, column in self._fields]
 
     def build(self, index: int, line: int, values: dict[str, Any]) -> Record | BadRecord:
         """The record of one row; ``values`` is used up: what remains of it is ``extra``."""
@@ -70,6 +75,8 @@ class RecordBuilder:
                 record_id = str(given)
             else:
                 return self._bad_id(index, line, given, values)
+        if self._rules is not None:
+            return self._build_by_rules(self._rules, index, record_id, line, values)
         if not self._single:
             return self._build_several(index, record_id, line, values)
         text = values.pop(self._column, None)
@@ -89,7 +96,7 @@ class RecordBuilder:
         Text columns must hold str or None only. Making a dict of every row would cost as much as
         parsing it, so that is left to rows in which something is wrong.
         """
-        if not self._single:
+        if not self._single or self._rules is not None:
             return lambda index, line, row: self.build(index, line, _as_dict(columns, row))
         field, build = self._field, self.build
         text_at = columns.index(self._column)
@@ -123,6 +130,32 @@ class RecordBuilder:
             if type(text) is not str or not text or text.isspace():
                 return self._bad_text(index, record_id, line, column, text, values)
         return Record(index, record_id, inputs, None, values or None)
+
+    def _build_by_rules(
+        self,
+        rules: RecordRules,
+        index: int,
+        record_id: str,
+        line: int,
+        values: dict[str, Any],
+    ) -> Record | BadRecord:
+        """A record with options of its own, or with inputs made of its columns, or both."""
+        take = values.get if rules.keep_columns else values.pop
+        inputs = {field: take(column, None) for field, column in self._fields}
+        composition = self._composition
+        for field, column in self._fields:
+            given = inputs[field]
+            wrong_kind = composition is None and type(given) is not str
+            if given is None or wrong_kind or (type(given) is str and not given.strip()):
+                return self._bad_text(index, record_id, line, column, given, values)
+        try:
+            params = rules.read_params(values)
+            made = inputs if composition is None else composition.compose(inputs)
+        except RecordError as error:
+            return self.bad(
+                index, line, error.code, error.message, record_id=record_id, extra=values or None
+            )
+        return Record(index, record_id, made, params, values or None)
 
     def _bad_id(self, index: int, line: int, given: Any, values: dict[str, Any]) -> BadRecord:
         for _, column in self._fields:

@@ -15,6 +15,7 @@ from textmill.producer.readers.columns import choose_columns, require_column
 from textmill.producer.readers.formats import check_one_family, open_source
 from textmill.producer.readers.objects import ObjectSource
 from textmill.producer.readers.options import ReadOptions, Source
+from textmill.producer.readers.rules import RecordRules
 from textmill.producer.readers.streams import STDIN
 
 Opener = Callable[[], Source]
@@ -28,9 +29,14 @@ class RecordReader:
     """
 
     def __init__(
-        self, openers: Sequence[Opener], fields: Sequence[str], options: ReadOptions
+        self,
+        openers: Sequence[Opener],
+        fields: Sequence[str],
+        options: ReadOptions,
+        rules: RecordRules | None = None,
     ) -> None:
         self._options = options
+        self._rules = rules
         self._current, self._later = _first_with_rows(openers)
         self._started = False
         try:
@@ -48,7 +54,8 @@ class RecordReader:
     @property
     def extra_columns(self) -> tuple[str, ...]:
         """The columns that are kept in ``Record.extra``."""
-        used = {*self.fields.values(), self._options.id_column}
+        kept = self._rules is not None and self._rules.keep_columns
+        used = {self._options.id_column} | (set() if kept else set(self.fields.values()))
         return tuple(column for column in self.columns if column not in used)
 
     def __enter__(self) -> RecordReader:
@@ -89,7 +96,7 @@ class RecordReader:
         """Raise InputError unless a further input has the columns that are needed."""
         if not source.columns:
             return  # empty, or JSONL whose first rows are all bad: its rows are checked one by one
-        needed = [*self.fields.values(), self._options.id_column]
+        needed = [*self.fields.values(), self._options.id_column, *self._own_columns()]
         for column in needed:
             if column is not None:
                 require_column(source.name, source.columns, column)
@@ -101,15 +108,45 @@ class RecordReader:
             self._options.id_column,
             self._options.skip_bad,
             source.unit,
+            self._rules,
         )
+
+    def _own_columns(self) -> Sequence[str]:
+        """The columns of the records' own options."""
+        return () if self._rules is None else tuple(self._rules.own_columns.values())
 
     def _choose(self, source: Source, fields: Sequence[str]) -> dict[str, str]:
         asked, id_column = self._options.columns, self._options.id_column
-        if source.columns:
-            return choose_columns(
+        if not source.columns:
+            return self._choose_blindly(source, fields)
+        self._check_own_columns(source)
+        if self._rules is not None and self._rules.keep_columns:
+            # Fields that are named by the person are columns by their exact names.
+            asked = {field: field for field in fields} | dict(asked)
+        try:
+            chosen = choose_columns(
                 source.name, source.columns, source.sample(), fields, asked, id_column
             )
-        return self._choose_blindly(source, fields)
+        except InputError as error:
+            advice = "" if self._rules is None else self._rules.params.advise(source.columns)
+            raise InputError(f"{error}; {advice}" if advice else str(error)) from None
+        self._check_apart(chosen)
+        return chosen
+
+    def _check_own_columns(self, source: Source) -> None:
+        for column in self._own_columns():
+            require_column(source.name, source.columns, column)
+
+    def _check_apart(self, chosen: Mapping[str, str]) -> None:
+        """A record's own options are read from what stays in ``extra``, and again by a rerun."""
+        kept = self._rules is not None and self._rules.keep_columns
+        taken = {self._options.id_column} | (set() if kept else set(chosen.values()))
+        for column in self._own_columns():
+            if column in taken:
+                raise InputError(
+                    f"the column {column!r} is used twice; a record's own option needs a column "
+                    "beside the id and the text"
+                )
 
     def _choose_blindly(self, source: Source, fields: Sequence[str]) -> dict[str, str]:
         """Columns for an input whose first rows are all bad: what is wrong with them is told."""
@@ -123,7 +160,10 @@ class RecordReader:
 
 
 def open_records(
-    inputs: Sequence[str | Path], fields: Sequence[str], options: ReadOptions
+    inputs: Sequence[str | Path],
+    fields: Sequence[str],
+    options: ReadOptions,
+    rules: RecordRules | None = None,
 ) -> RecordReader:
     """Open files (``-`` is stdin) whose records serve a task's ``fields``.
 
@@ -131,7 +171,7 @@ def open_records(
     a column that is needed. Files after the first are looked into now and read when reached.
     """
     check_one_family(inputs, options)
-    reader = RecordReader([_opener(path, options) for path in inputs], fields, options)
+    reader = RecordReader([_opener(path, options) for path in inputs], fields, options, rules)
     try:
         for path in inputs[1:]:
             if not _is_pipe(path):
@@ -143,11 +183,14 @@ def open_records(
 
 
 def records_from_objects(
-    objects: Iterable[str | Mapping[str, Any]], fields: Sequence[str], options: ReadOptions
+    objects: Iterable[str | Mapping[str, Any]],
+    fields: Sequence[str],
+    options: ReadOptions,
+    rules: RecordRules | None = None,
 ) -> RecordReader:
     """Read Python objects like rows: mappings with columns, or strings for a task of one field."""
     text_column = options.columns.get(fields[0], fields[0]) if len(fields) == 1 else None
-    return RecordReader([lambda: ObjectSource(objects, text_column)], fields, options)
+    return RecordReader([lambda: ObjectSource(objects, text_column)], fields, options, rules)
 
 
 def _opener(path: str | Path, options: ReadOptions) -> Opener:

@@ -304,3 +304,20 @@ def test_of_two_at_once_one_wins(database: Database) -> None:
     run_all(database, job_id)
     assert counts(database, job_id) == ("completed", 10, 0)
     assert indexes(database, job_id) == list(range(10))
+
+
+def test_a_records_own_options_are_read_again_from_its_columns(database: Database) -> None:
+    own = {"own_columns": {"seed": "n"}}
+    job_id = ended_job(database, (2, 1), task="generation", params=own)
+    database.transact(rerun_job, job_id)
+    ran = run_all(database, job_id)
+    assert [record.params for record in ran] == [{"seed": n} for n in range(3)]
+    assert [record.inputs for record in ran] == [{"text": f"text {n}"} for n in range(3)]
+
+
+def test_a_prompt_made_by_a_template_is_not_made_again(database: Database) -> None:
+    """What a row keeps is the whole prompt; its columns are no fields any more."""
+    job_id = ended_job(database, (2,), task="generation", params={"template": "Say {n}: {word}"})
+    database.transact(rerun_job, job_id)
+    ran = run_all(database, job_id)
+    assert [record.inputs for record in ran] == [{"text": f"text {n}"} for n in range(2)]

@@ -24,6 +24,7 @@ class TextTokenizer:
     """
 
     def __init__(self, tokenizer: Any) -> None:
+        self.source = tokenizer  # as transformers has it
         self._backend = tokenizer.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
@@ -50,6 +51,11 @@ class TextTokenizer:
         if config.pad_token_id is None:
             config.pad_token_id = self.pad_id
         return self
+
+    @property
+    def prefix_length(self) -> int:
+        """How many special tokens stand before a text."""
+        return len(self._prefix)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids with special tokens, uncut. Raises TypeError on a lone surrogate."""

@@ -1,0 +1,38 @@
+"""What a task asks of a row with the job's options: its fields, and what they become."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from textmill.core.params import TaskParams
+from textmill.core.tasks import Task, read_own_params
+
+
+@dataclass(frozen=True, slots=True)
+class RecordRules:
+    """A task with the job's checked options, as a reader asks for them."""
+
+    task: Task
+    params: TaskParams
+
+    @property
+    def own_columns(self) -> Mapping[str, str]:
+        """Option to the column of each record's own value of it."""
+        return self.params.own_columns
+
+    @property
+    def are_plain(self) -> bool:
+        """Whether the texts of the fields are all that a record holds."""
+        return not self.own_columns and self.params.composition() is None
+
+    @property
+    def keep_columns(self) -> bool:
+        """Whether the columns of the fields stay beside the inputs made of them."""
+        composition = self.params.composition()
+        return composition is not None and composition.keep_columns
+
+    def read_params(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The row's own options; raises RecordError."""
+        return read_own_params(self.task, self.params, row)

@@ -1,0 +1,167 @@
+"""Generation: a text that goes on from a prompt, or answers a chat.
+
+Wraps ``AutoModelForCausalLM``. What the model reads is ``prompting``'s business; how tokens are
+chosen, and when a text ends, that of ``decoding``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import torch
+import transformers
+
+from textmill.core.errors import EngineClosedError, RecordError
+from textmill.core.jobs import Record
+from textmill.core.params import GenerationParams, TaskParams
+from textmill.workers.items import Item, ModelRequest, Output, Step
+from textmill.workers.runners import devices, loading
+from textmill.workers.runners.base import ModelRunner
+from textmill.workers.runners.decoding.loop import DecodeLoop
+from textmill.workers.runners.decoding.requests import DecodeRequest, Generated, Sampling
+from textmill.workers.runners.lengths import truncation_mark
+from textmill.workers.runners.loading import Loaded
+from textmill.workers.runners.prompting import PromptEncoder
+from textmill.workers.runners.records import check_text, own_params, read_each
+
+MAX_ROWS = {"cpu": 32, "cuda": 256}
+CACHE_SHARE = 0.5  # of the memory that is free beside the weights
+MOST_HELD_TOKENS = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRequest(DecodeRequest):
+    """A prompt to go on from, and how many tokens it had before anything was cut."""
+
+    given_tokens: int = 0
+
+
+class GenerationRunner(ModelRunner):
+    """One loaded generative model on one device. An item is a whole prompt with its answer."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        super().__init__(loaded)
+        self._prompts = PromptEncoder(loaded.tokenizer)
+        self._eos_ids = find_eos_ids(loaded.model, loaded.tokenizer.source)
+        self.max_rows = MAX_ROWS.get(self._device.type, MAX_ROWS["cpu"])
+        self.max_held_tokens = cache_tokens(loaded.model, self._device)
+        self._loop: DecodeLoop | None = DecodeLoop(
+            loaded.model,
+            loaded.tokenizer.source,
+            self._device,
+            max_held_tokens=self.max_held_tokens,
+        )
+
+    @classmethod
+    def load(cls, request: ModelRequest) -> GenerationRunner:
+        """Load a generative model; raises ModelLoadError that says what was found and expected."""
+        auto_class = transformers.AutoModelForCausalLM
+        return cls(loading.load_model(request, auto_class, outcome="text"))
+
+    def prepare(
+        self, records: Sequence[Record], params: TaskParams
+    ) -> list[list[Item] | RecordError]:
+        """One item per record, or why it has none."""
+        return read_each(records, lambda record: self._items(record, params))
+
+    def admit(self, rows: Mapping[int, Item]) -> None:
+        """Take items in as rows; nothing is computed yet."""
+        self._open_loop().admit({handle: item.data for handle, item in rows.items()})
+
+    def step(self) -> Step:
+        """One forward pass."""
+        return self._open_loop().step()
+
+    def drop(self, handles: Iterable[int]) -> None:
+        """Forget rows and what they hold."""
+        self._open_loop().drop(handles)
+
+    def join(
+        self, record: Record, items: Sequence[Item], raw: Sequence[Any], params: TaskParams
+    ) -> Output:
+        """The record's text, why it ended, and how many tokens were read and written."""
+        request: PromptRequest = items[0].data
+        generated: Generated = raw[0]
+        read = len(request.ids)
+        return Output(
+            output=generated.text,
+            detail={"finish_reason": generated.finish_reason}
+            | truncation_mark(read, request.given_tokens),
+            input_tokens=read,
+            output_tokens=len(generated.ids),
+        )
+
+    def warm_up(self) -> None:
+        """One small made-up prompt, and two tokens after it."""
+        self.admit({0: Item(4, DecodeRequest([0, 0], max_new_tokens=3))})
+        for _ in range(2):
+            self.step()
+        self.drop([0])
+
+    def close(self) -> None:
+        """Free the model and the cache; outputs can still be joined."""
+        self._loop = None
+        super().close()
+
+    def _open_loop(self) -> DecodeLoop:
+        if self._loop is None:
+            raise EngineClosedError("the model was closed")
+        return self._loop
+
+    def _items(self, record: Record, job_params: TaskParams) -> list[Item]:
+        text = check_text("text", record.inputs.get("text"))
+        params = own_params(record, job_params, GenerationParams, "generation")
+        prompt = self._prompts.encode(text, params)
+        request = PromptRequest(
+            prompt.ids,
+            params.max_new_tokens,
+            eos_ids=self._eos_ids,
+            stop=params.stop,
+            sampling=_sampling(params, record.record_id),
+            given_tokens=prompt.given_tokens,
+        )
+        return [Item(request.tokens, request)]
+
+
+def _sampling(params: GenerationParams, record_id: str) -> Sampling:
+    return Sampling(
+        temperature=params.temperature,
+        top_k=params.top_k or 0,
+        top_p=1.0 if params.top_p is None else params.top_p,
+        seed=mix_seed(params.seed, record_id),
+        repetition_penalty=params.repetition_penalty,
+    )
+
+
+def mix_seed(seed: int, record_id: str) -> int:
+    """The seed of one record's draws: the same in every batch, chunk, retry and job.
+
+    By the id and not the index, so that a record with an id of its own keeps its text where
+    others are added before it.
+    """
+    return int.from_bytes(blake2b(f"{seed} {record_id}".encode(), digest_size=8).digest())
+
+
+def find_eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """The tokens that end a text: as ``model.generate`` finds them, else the tokenizer's own."""
+    known = model.generation_config.eos_token_id
+    if known is None:
+        known = model.config.get_text_config().eos_token_id
+    if known is None:
+        known = tokenizer.eos_token_id
+    if known is None:
+        return frozenset()
+    return frozenset([known] if isinstance(known, int) else known)
+
+
+def cache_tokens(model: Any, device: torch.device) -> int:
+    """How many tokens' keys and values fit beside the weights, by the memory that is free now."""
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    token_bytes: int = 2 * config.num_hidden_layers * heads * size * model.dtype.itemsize
+    room = int(devices.free_memory_bytes(device) * CACHE_SHARE) // token_bytes
+    return max(1, min(room, MOST_HELD_TOKENS))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import orjson
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, make_url
 from sqlalchemy.exc import (
     ArgumentError,
     DatabaseError,
@@ -216,6 +216,14 @@ def _prepare_sqlite(engine: Engine) -> None:
         connection.isolation_level = None  # BEGIN is ours: see _begin
         for pragma in SQLITE_PRAGMAS:
             _execute_pragma(connection, pragma)
+
+    @event.listens_for(engine, "handle_error")
+    def _keep_interrupted(context: ExceptionContext) -> None:
+        # After Ctrl-C in a statement SQLAlchemy would close the connection, and SQLite keeps the
+        # lock of a closed one until the last cursor is gone, which the traceback holds. A
+        # connection that stays is rolled back as after any error.
+        if not isinstance(context.original_exception, Exception):
+            context.is_disconnect = False
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:

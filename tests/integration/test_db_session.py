@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -285,3 +288,25 @@ def limit_pages(database: Database, more: int = 20) -> None:
 def test_a_programming_error_is_not_called_an_outage(postgresql: Database) -> None:
     with pytest.raises(DBAPIError), postgresql.read() as connection:
         connection.execute(text("SELECT nothing_of_this_name"))
+
+
+def test_an_interrupted_statement_does_not_hold_the_lock(tmp_path: Path) -> None:
+    long = (
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500000) "
+        "INSERT INTO numbers SELECT i FROM n WHERE ?"
+    )
+
+    def fill(connection: Connection) -> None:
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+        for _ in range(100):
+            connection.exec_driver_sql(long, [(1,), (2,)])
+
+    database = Database(f"sqlite:///{tmp_path}/a.db")
+    database.transact(lambda connection: connection.exec_driver_sql("CREATE TABLE numbers (n)"))
+    with pytest.raises(KeyboardInterrupt) as caught:
+        database.transact(fill)
+    with closing(sqlite3.connect(f"{tmp_path}/a.db", timeout=0)) as other:
+        other.execute("BEGIN IMMEDIATE")  # locked if not
+        assert other.execute("SELECT count(*) FROM numbers").fetchone() == (0,)
+    assert caught.traceback  # kept until here, as a caller that handles it does
+    database.close()

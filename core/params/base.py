@@ -49,6 +49,10 @@ class TaskParams(BaseModel):
                 )
         return columns
 
+    def __hash__(self) -> int:
+        """By the options; ``own_columns``, a dictionary, has no hash."""
+        return hash(tuple(value for name, value in self if name != "own_columns"))
+
     def fields(self) -> tuple[str, ...]:
         """The input fields that a row must have with these options."""
         return ("text",)

@@ -157,7 +157,8 @@ def require_architecture(checkpoint: Checkpoint, task: Task) -> None:
     """Raise ModelLoadError if the weights were saved from a class that cannot do the task."""
     found, wanted = checkpoint.architecture, task.architecture
     if wanted and not found.endswith(wanted):
+        endings = wanted if isinstance(wanted, str) else " or ".join(wanted)
         raise ModelLoadError(
             f"model {checkpoint.name!r} cannot do {task.name}: its config.json names "
-            f"{found or 'no architecture'}, expected one that ends in {wanted}"
+            f"{found or 'no architecture'}, expected one that ends in {endings}"
         )

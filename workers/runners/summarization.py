@@ -13,7 +13,7 @@ from typing import Any
 from textmill.core.errors import RecordError
 from textmill.core.jobs import Record
 from textmill.core.params import SummarizationParams, TaskParams
-from textmill.workers.items import Item, Output
+from textmill.workers.items import Item, Output, equal_key
 from textmill.workers.runners.lengths import refuse_long, truncation_mark
 from textmill.workers.runners.records import read_each, read_texts, sound
 from textmill.workers.runners.seq2seq import Seq2SeqModel, Seq2SeqRunner, Written
@@ -90,4 +90,5 @@ class SummarizationRunner(Seq2SeqRunner):
             raise refuse_long(tokens, limit)
         document = Document([*head, *ids[:room], *tail], tokens)
         writing = self._writing(params, min_new_tokens=params.min_new_tokens)
-        return Item(len(document.ids), document, writing)
+        key = equal_key(document.ids, writing)
+        return Item(len(document.ids), document, writing, key)

@@ -15,7 +15,7 @@ from textmill.core.jobs import Record
 from textmill.core.languages import splitter_code
 from textmill.core.model_languages import Direction, Telling
 from textmill.core.params import TaskParams, TranslationParams
-from textmill.workers.items import Item, Output
+from textmill.workers.items import Item, Output, equal_key
 from textmill.workers.runners.lengths import refuse_long
 from textmill.workers.runners.records import read_each, read_texts, sound
 from textmill.workers.runners.sentences import (
@@ -132,7 +132,9 @@ class TranslationRunner(Seq2SeqRunner):
             raise RecordError("empty_text", "the text has no tokens")
         last = found[-1]
         found[-1] = Piece(last.ids, last.before, waiting + text.after, last.cut)
-        return [Item(len(piece.ids), piece, writing) for piece in found]
+        return [
+            Item(len(piece.ids), piece, writing, equal_key(piece.ids, writing)) for piece in found
+        ]
 
     def _pieces(self, text: Text, span: Span, encoded: dict[str, list[int]]) -> Iterator[Piece]:
         """The span's tokens; of one over the limit those of each piece of it."""

@@ -335,7 +335,11 @@ def _explain(error: BaseException, settings: Settings) -> str:
     if isinstance(cause, redis_errors.ResponseError):
         return f"refuses the command: {text}"
     start = "start it with `textmill up`" if settings.embedded_broker else "start it"
-    advice = f"{start}, or set TEXTMILL_BROKER_URL to another"
+    other = "or set TEXTMILL_BROKER_URL to another"
     if isinstance(cause, redis_errors.TimeoutError | TimeoutError):
-        return f"does not answer within {PUBLISH_TIMEOUT_SECONDS:g} s: {advice}"
-    return f"cannot be reached ({text}): {advice}"
+        silent = f"does not answer within {PUBLISH_TIMEOUT_SECONDS:g} s"
+        # redis-py has one class for both; this is its message about a connection that is open.
+        if text.startswith("Timeout reading"):
+            return f"{silent}, though it takes connections: it hangs; restart it, {other}"
+        return f"{silent}: {start}, {other}"
+    return f"cannot be reached ({text}): {start}, {other}"

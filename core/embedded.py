@@ -22,11 +22,11 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textmill.core.errors import ServiceUnavailableError
+from textmill.core.folders import folder_errors
 from textmill.core.locks import is_free, open_lock, read_holder, try_lock, wait_for
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class EmbeddedServices:
     def __enter__(self) -> EmbeddedServices:
         if self._settings.embedded_broker:
             home = self._settings.home
-            with _folder_errors(home):
+            with folder_errors(home):
                 home.mkdir(mode=0o700, parents=True, exist_ok=True)
                 (home / "logs").mkdir(exist_ok=True)
                 self._lock = open_lock(home / "services.lock")
@@ -74,7 +74,7 @@ class EmbeddedServices:
         if self._lock is None:
             return
         home = self._settings.home
-        with _folder_errors(home):
+        with folder_errors(home):
             mutex = open_lock(home / "start.lock")
         try:
             _lock_before(mutex, fcntl.LOCK_EX, "another command is starting it")
@@ -104,6 +104,17 @@ class EmbeddedServices:
 def is_running(settings: Settings) -> bool:
     """True if the bundled server of this data folder answers."""
     return settings.embedded_broker and answers(settings.socket_path)
+
+
+def hangs(settings: Settings) -> bool:
+    """True if the bundled server takes connections and answers none."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(ANSWER_SECONDS)
+        try:
+            connection.connect(str(settings.socket_path))
+        except OSError:
+            return False
+    return not answers(settings.socket_path)
 
 
 def stop(settings: Settings) -> None:
@@ -138,7 +149,7 @@ def _launch_keeper(home: Path, path: Path, idle_seconds: float) -> None:
     """Run the keeper; it returns 0 once a keeper, itself or another, holds ``keeper.lock``."""
     command = [sys.executable, "-P", "-m", "textmill.core.keeper", str(home)]
     options = ["--socket", str(path), "--idle-seconds", str(idle_seconds)]
-    with _folder_errors(home):
+    with folder_errors(home):
         log = (home / "logs" / "keeper.log").open("ab")
     with log:
         try:
@@ -182,17 +193,6 @@ def _start_error(home: Path, problem: str) -> ServiceUnavailableError:
             lines = (home / "logs" / name).read_text(errors="replace").splitlines()[-5:]
             parts.append("\n  ".join([f"end of {home / 'logs' / name}:", *lines]))
     return ServiceUnavailableError("\n".join(parts))
-
-
-@contextlib.contextmanager
-def _folder_errors(home: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ServiceUnavailableError(
-            f"the data folder {home} cannot be written ({error.strerror or error}): make it "
-            "writable, or set TEXTMILL_HOME to another"
-        ) from error
 
 
 def private_folder(folder: Path) -> None:

@@ -19,6 +19,10 @@ class ConfigurationError(InvalidJobError):
     """A setting from the environment or an option of a service is wrong."""
 
 
+class AlreadyRunningError(ConfigurationError):
+    """What may run once in a data folder runs there; the message says as which process."""
+
+
 class InputError(InvalidJobError):
     """The input cannot be read as records; the message names the file and the line."""
 

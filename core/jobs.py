@@ -83,6 +83,36 @@ def sources_of(target: JobStatus) -> list[JobStatus]:
     return [source for source, targets in JOB_TRANSITIONS.items() if target in targets]
 
 
+def whats_possible(job_id: str, status: JobStatus) -> str:
+    """What a person can do with a job of this status: commands, for messages."""
+    change = {"cancel": "ends it", "pause": "holds it back", "resume": "lets it go on"}
+    change |= {"retry": "runs its error records again", "retry --all": "runs every record again"}
+    can = {
+        _J.LOADING: ["cancel"],
+        _J.QUEUED: ["pause", "cancel"],
+        _J.RUNNING: ["pause", "cancel"],
+        _J.PAUSED: ["resume", "cancel"],
+        _J.COMPLETED: ["retry --all"],
+        _J.COMPLETED_WITH_ERRORS: ["retry", "retry --all"],
+        _J.FAILED: ["retry", "retry --all"],
+        _J.CANCELLED: [],
+    }[status]
+    if not can:
+        return "submit its input again for a new job"
+    return ", ".join(f"`textmill {word} {job_id}` {change[word]}" for word in can)
+
+
+def refusal(job_id: str, status: JobStatus, wanted: str) -> str:
+    """Why a job cannot be ``wanted`` (such as ``paused``), and what can be done with it instead."""
+    if wanted == status or (wanted == "resumed" and status in (_J.QUEUED, _J.RUNNING)):
+        problem = f"is already {status}"
+    elif status in ENDED:
+        problem = f"has ended ({status}) and cannot be {wanted}"
+    else:
+        problem = f"is {status} and cannot be {wanted}"
+    return f"job {job_id} {problem}; {whats_possible(job_id, status)}"
+
+
 def new_job_id() -> str:
     """A 16-character id that sorts by time: 52 bits of Unix microseconds, then 28 random bits.
 

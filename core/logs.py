@@ -15,6 +15,26 @@ from textmill.core.settings import Settings
 
 CHATTY = ("celery.worker.strategy", "celery.app.trace", "amqp", "kombu", "urllib3", "filelock")
 
+ACKNOWLEDGER = "celery.worker.request"  # whose logger kombu's Message.ack_log_error is handed
+
+
+class UnacknowledgedFilter(logging.Filter):
+    """Makes one line of kombu's traceback about a message that could not be acknowledged.
+
+    That happens at a broker that hangs or goes away, and is no failure: the message is done by the
+    claim that follows, and one that comes again claims nothing. All else passes unchanged.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Always True; rewrites that one event."""
+        if record.msg == "Couldn't ack %r, reason:%r":
+            tag, reason = record.args if isinstance(record.args, tuple) else ("", "")
+            record.msg = "message not acknowledged, which does no harm: %s (%s)"
+            record.args = (str(reason), str(tag))
+            record.exc_info = record.exc_text = None
+            record.levelno, record.levelname = logging.WARNING, "WARNING"
+        return True
+
 
 def configure_logging(settings: Settings) -> None:
     """Send the standard library's and structlog's events through one formatter to stderr."""
@@ -44,5 +64,8 @@ def configure_logging(settings: Settings) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(settings.log_level.upper())
+    acknowledger = logging.getLogger(ACKNOWLEDGER)
+    if not any(isinstance(known, UnacknowledgedFilter) for known in acknowledger.filters):
+        acknowledger.addFilter(UnacknowledgedFilter())
     for name in CHATTY:  # they log each message, and with it the name of each task
         logging.getLogger(name).setLevel(logging.WARNING)

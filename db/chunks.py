@@ -193,7 +193,14 @@ def _pass_fence(connection: Connection, claim: Claim) -> None:
         .values(status=ChunkStatus.DONE.value, lease_owner=None, lease_expires_at=None)
     )
     if passed.rowcount != 1:
-        raise LeaseLostError(f"chunk {claim.chunk_id}: attempt {claim.attempt} was overtaken")
+        raise LeaseLostError(why_lost(connection, claim))
+
+
+def why_lost(connection: Connection, claim: Claim) -> str:
+    """In words, why a claim is no longer its chunk's last one."""
+    status = connection.scalar(select(jobs.c.status).where(jobs.c.id == claim.job.id))
+    overtaken = f"attempt {claim.attempt} was overtaken"
+    return f"job {claim.job.id} was cancelled" if status == JobStatus.CANCELLED else overtaken
 
 
 def _keep_error_inputs(connection: Connection, chunk_id: int, errors: Sequence[Record]) -> None:
@@ -232,7 +239,7 @@ def _count_records(connection: Connection, claim: Claim, outcome: ChunkOutcome) 
         .returning(jobs)
     ).one_or_none()
     if job is None:
-        raise LeaseLostError(f"job {claim.job.id} was cancelled")
+        raise LeaseLostError(why_lost(connection, claim))
     return job
 
 

@@ -24,6 +24,7 @@ from textmill.core.errors import JobConflictError, JobNotFoundError
 from textmill.core.jobs import (
     ChunkStatus,
     JobStatus,
+    refusal,
     sources_of,
 )
 from textmill.db.clock import now
@@ -55,8 +56,8 @@ def _move_job(connection: Connection, job_id: str, target: JobStatus, **values: 
         .values(status=target.value, **values)
     )
     if changed.rowcount != 1:
-        status = get_job(connection, job_id).status
-        raise JobConflictError(f"job {job_id} is {status} and cannot become {target.value}")
+        status = JobStatus(get_job(connection, job_id).status)
+        raise JobConflictError(refusal(job_id, status, target.value))
 
 
 def _set_chunks(
@@ -112,8 +113,8 @@ def resume_job(connection: Connection, job_id: str) -> None:
         .values(status=target.value)
     )
     if changed.rowcount != 1:
-        status = get_job(connection, job_id).status
-        raise JobConflictError(f"job {job_id} is {status}; only a paused job can be resumed")
+        status = JobStatus(get_job(connection, job_id).status)
+        raise JobConflictError(refusal(job_id, status, "resumed"))
 
 
 def fail_job(connection: Connection, job_id: str, reason: str) -> bool:

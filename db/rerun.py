@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, delete, func, select, update
 
 from textmill.core.errors import JobConflictError
-from textmill.core.jobs import ChunkStatus, JobStatus, Record
+from textmill.core.jobs import ChunkStatus, JobStatus, Record, whats_possible
 from textmill.core.tasks import get_task, read_own_params, validate_params
 from textmill.db.jobs import get_job
 from textmill.db.loading import ChunkCutter, NewChunk, insert_chunks
@@ -63,8 +63,10 @@ def _not_ended(job: Row[Any]) -> JobConflictError:
             f"job {job.id} is cancelled, and the inputs of what had not run are gone with that; "
             "submit its input again"
         )
+    status = JobStatus(job.status)
     return JobConflictError(
-        f"job {job.id} is {job.status}; only a job that has ended can run again as a whole"
+        f"job {job.id} is {status}; only a job that has ended can run again as a whole; "
+        f"{whats_possible(job.id, status)}"
     )
 
 

@@ -5,10 +5,10 @@ One transaction: delete the error rows, subtract the counters, insert new chunks
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy import Connection, case, delete, func, select, update
 
 from textmill.core.errors import JobConflictError
-from textmill.core.jobs import ChunkStatus, JobStatus
+from textmill.core.jobs import ChunkStatus, JobStatus, refusal, whats_possible
 from textmill.db.jobs import get_job
 from textmill.db.loading import NewChunk, insert_chunks
 from textmill.db.models import chunks, jobs, payloads, results
@@ -30,6 +30,29 @@ def has_retryable(connection: Connection, job_id: str) -> bool:
         .limit(1)
     )
     return connection.scalar(inputs) is not None
+
+
+def rows_taken_by_retry(connection: Connection, job_id: str) -> int:
+    """How many records had a row before a retry deleted it, and have none now.
+
+    Read off the chunks: what is done and has no row was done by an earlier run, and runs again in
+    chunks that are not done. A record that was retried more than once counts once.
+    """
+    done = func.sum(case((chunks.c.status == ChunkStatus.DONE.value, chunks.c.records), else_=0))
+    gone = (ChunkStatus.DONE.value, ChunkStatus.SPLIT.value)
+    undone = func.sum(case((chunks.c.status.in_(gone), 0), else_=chunks.c.records))
+    sums = connection.execute(select(done, undone).where(chunks.c.job_id == job_id)).one()
+    unreadable = connection.scalar(
+        select(func.count()).where(
+            results.c.job_id == job_id,
+            results.c.error_code.is_not(None),
+            results.c.text.is_(None),
+            results.c.text_hash.is_(None),
+        )
+    )
+    job = get_job(connection, job_id)
+    rows = job.done_records + job.error_records - (unreadable or 0)
+    return max(0, min(int(sums[0] or 0) - int(rows), int(sums[1] or 0)))
 
 
 def retry_job(connection: Connection, job_id: str) -> int:
@@ -79,15 +102,13 @@ def _requeue(connection: Connection, job_id: str) -> None:
     )
     if changed.rowcount == 1:
         return
-    status = get_job(connection, job_id).status
+    status = JobStatus(get_job(connection, job_id).status)
     if status == JobStatus.COMPLETED:
         raise JobConflictError(
             f"job {job_id} is completed: it has no error records to retry; "
-            "`textmill retry --all` runs every record again"
+            f"{whats_possible(job_id, status)}"
         )
-    raise JobConflictError(
-        f"job {job_id} is {status}; only a job that failed or completed with errors can be retried"
-    )
+    raise JobConflictError(refusal(job_id, status, "retried"))
 
 
 def _retry_errors(connection: Connection, job_id: str, chunk_id: int) -> int:

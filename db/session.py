@@ -6,6 +6,7 @@ rest of what differs is ``clock.py``, the bulk write, the upsert of label counts
 
 from __future__ import annotations
 
+import os
 import random
 import sqlite3
 import time
@@ -25,6 +26,7 @@ from sqlalchemy.exc import (
 )
 
 from textmill.core.errors import ConfigurationError, NoSpaceError, ServiceUnavailableError
+from textmill.core.folders import folder_problem
 from textmill.core.settings import Settings
 
 P = ParamSpec("P")
@@ -37,6 +39,8 @@ ENDED_SQLSTATES = {"25P03", "25P04"}
 RETRIES = 8
 PRAGMA_TRIES = 100
 SILENCE_SECONDS = 10  # of a host that is cut off without a word, until a connection is given up
+SQLITE_FILE_ERRORS = ("unable to open database file", "readonly database", "disk I/O error")
+MEND_FOLDER = "mend that, or set TEXTMILL_HOME or TEXTMILL_DATABASE_URL to another place"
 WORKER_NAME = "textmill worker"
 POSTGRESQL_CONNECT_ARGS = {
     "connect_timeout": 5,
@@ -203,19 +207,49 @@ def _bound_transactions(engine: Engine, seconds: float | None) -> None:
 
 def _prepare_sqlite(engine: Engine) -> None:
     if engine.url.database:
-        folder = Path(engine.url.database).parent
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ServiceUnavailableError(
-                f"the database's folder {folder} cannot be made: {error.strerror}"
-            ) from error
+        _make_folder(Path(engine.url.database).parent)
+    _heal_connections(engine)
 
     @event.listens_for(engine, "connect")
     def _connect(connection: sqlite3.Connection, record: Any) -> None:
         connection.isolation_level = None  # BEGIN is ours: see _begin
-        for pragma in SQLITE_PRAGMAS:
-            _execute_pragma(connection, pragma)
+        try:
+            for pragma in SQLITE_PRAGMAS:
+                _execute_pragma(connection, pragma)
+        except sqlite3.Error:
+            connection.close()  # while it is open, others of this process share its read-only state
+            raise
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        # A transaction that reads first and writes later cannot wait for another writer: it fails
+        # with SQLITE_BUSY at once. Writers therefore take the lock at the start.
+        write = connection.get_execution_options().get("textmill_write")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        problem = folder_problem(folder) or error.strerror
+        raise ServiceUnavailableError(
+            f"the database's folder {folder} cannot be made: {problem}; {MEND_FOLDER}"
+        ) from error
+
+
+def _heal_connections(engine: Engine) -> None:
+    """Decide after an error which of SQLite's connections are of use again."""
+
+    @event.listens_for(engine, "handle_error")
+    def _give_up(context: ExceptionContext) -> None:
+        # A file that was opened while its disk was read-only stays so in that connection, also
+        # when the disk has healed: the pool must open it anew.
+        if _is_file_error(context.original_exception):
+            context.is_disconnect = True
+            execution = context.execution_context
+            if execution is not None:  # an open statement would keep the closed connection's file
+                execution.cursor.close()
 
     @event.listens_for(engine, "handle_error")
     def _keep_interrupted(context: ExceptionContext) -> None:
@@ -224,13 +258,6 @@ def _prepare_sqlite(engine: Engine) -> None:
         # connection that stays is rolled back as after any error.
         if not isinstance(context.original_exception, Exception):
             context.is_disconnect = False
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        # A transaction that reads first and writes later cannot wait for another writer: it fails
-        # with SQLITE_BUSY at once. Writers therefore take the lock at the start.
-        write = connection.get_execution_options().get("textmill_write")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
 
 def _execute_pragma(connection: sqlite3.Connection, pragma: str) -> None:
@@ -261,6 +288,11 @@ def explain(error: DBAPIError, url: str) -> Exception:
         return NoSpaceError(
             f"the database {where} has no space left ({reason}); free some and try again"
         )
+    problem = _file_problem(error, url)
+    if problem is not None:
+        return ServiceUnavailableError(
+            f"the database {where} cannot be opened or written: {problem} ({reason}); {MEND_FOLDER}"
+        )
     if _is_read_only(error):
         return ServiceUnavailableError(
             f"the database {where} takes no writes ({reason}); make it writable and try again"
@@ -284,6 +316,26 @@ def _is_outage(error: DBAPIError) -> bool:
 def _is_read_only(error: DBAPIError) -> bool:
     """A standby, or a server whose ``default_transaction_read_only`` is on."""
     return getattr(error.orig, "sqlstate", None) == READ_ONLY_SQLSTATE
+
+
+def _is_file_error(error: BaseException | None) -> bool:
+    return isinstance(error, sqlite3.OperationalError) and any(
+        words in str(error) for words in SQLITE_FILE_ERRORS
+    )
+
+
+def _file_problem(error: DBAPIError, url: str) -> str | None:
+    """What keeps SQLite from its file: it needs to write beside it, even to read."""
+    file = make_url(url).database
+    if not _is_file_error(error.orig) or not file:
+        return None
+    path = Path(file).absolute()
+    problem = folder_problem(path.parent)
+    if problem is not None:
+        return problem
+    if path.is_dir():
+        return f"{path} is a folder, not a file"
+    return f"this user may not write {path}" if not os.access(path, os.W_OK) else None
 
 
 def _is_full(error: DBAPIError) -> bool:

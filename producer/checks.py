@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from sqlalchemy import select
 
 from textmill.core.broker import ping, redacted_url
-from textmill.core.embedded import is_running
+from textmill.core.embedded import hangs, is_running
 from textmill.core.errors import TextmillError
+from textmill.core.folders import folder_problem, unusable_home
 from textmill.core.jobs import ENDED
 from textmill.core.settings import Settings, unknown_variables
 from textmill.core.tasks import nearest
@@ -40,22 +41,33 @@ def run_checks(settings: Settings) -> Iterator[Finding]:
     yield _versions()
     yield from _variables()
     yield from _models()
-    yield _disk(settings)
-    yield _broker(settings)
-    database = Database.open(settings)
+    yield _home(settings)
+    yield _guarded("broker", lambda: _broker(settings))
+    yield from _in_database(settings)
+
+
+def _in_database(settings: Settings) -> Iterator[Finding]:
+    """What only the database can tell; without it one finding says why."""
     try:
-        yield from _guarded("database", lambda: _schema(database, settings))
-        yield from _guarded("workers", lambda: _workers(database))
-        yield from _guarded("jobs", lambda: _unserved(database))
+        database = Database.open(settings)
+    except TextmillError as error:
+        yield Finding(False, "database", str(error))
+        return
+    try:
+        reached = _guarded("database", lambda: _schema(database, settings))
+        yield reached
+        if reached.ok:
+            yield _guarded("workers", lambda: _workers(database))
+            yield _guarded("jobs", lambda: _unserved(database))
     finally:
         database.close()
 
 
-def _guarded(subject: str, check: Callable[[], Finding]) -> Iterator[Finding]:
+def _guarded(subject: str, check: Callable[[], Finding]) -> Finding:
     try:
-        yield check()
+        return check()
     except TextmillError as error:
-        yield Finding(False, subject, str(error))
+        return Finding(False, subject, str(error))
 
 
 def _versions() -> Finding:
@@ -80,16 +92,26 @@ def _models() -> Iterator[Finding]:
             yield Finding(True, name, version)
 
 
-def _disk(settings: Settings) -> Finding:
-    folder = settings.home if settings.home.exists() else settings.home.parent
+def _home(settings: Settings) -> Finding:
+    """The data folder: the database's and the broker's by default, and that of logs."""
+    problem = folder_problem(settings.home)
+    if problem is not None:
+        return Finding(False, "home", unusable_home(settings.home, problem))
+    folder = settings.home
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     text = f"{free / 2**30:.1f} GiB free at {settings.home}"
-    return Finding(free >= MIN_FREE_BYTES, "disk", text)
+    return Finding(free >= MIN_FREE_BYTES, "home", text)
 
 
 def _broker(settings: Settings) -> Finding:
+    if settings.embedded_broker and hangs(settings):
+        text = (
+            f"bundled Valkey takes connections on {settings.socket_path} and does not answer: it "
+            "hangs; a `textmill up`, `run` or `worker` replaces it within a minute"
+        )
+        return Finding(False, "broker", text)
     if settings.embedded_broker and not is_running(settings):
         text = "bundled Valkey, not running now: `textmill run`, `worker` and `up` start it"
         return Finding(True, "broker", text)

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from textmill.core.errors import ServiceUnavailableError
@@ -17,8 +18,10 @@ from textmill.core.patience import keep_trying
 from textmill.db.workers import LIVE_SECONDS
 from textmill.producer.summary import Summary, summarize
 from textmill.producer.terminal import duration, emit_json, number, say, share, shorten
+from textmill.producer.waiting import Reason, WaitingClock
 
 if TYPE_CHECKING:
+    from textmill.core.settings import Settings
     from textmill.db.session import Database
 
 R = TypeVar("R")
@@ -28,6 +31,7 @@ LINE_SECONDS = 5.0  # between two lines where there is no terminal
 RATE_SECONDS = 10.0  # the rate is the mean over this time,
 FEWEST_RISES = 4  # or over so many chunks where they are rarer
 SHOWN_LABELS = 4
+REPEAT_SECONDS = 600.0  # until a reason for waiting is said again
 
 
 class RateMeter:
@@ -65,6 +69,7 @@ class Moment:
     rate: float | None
     token_rate: float | None = None  # of tokens the model wrote; None also where it writes none
     starting: str | None = None  # said instead of "no live worker"
+    waiting: Reason | None = None  # why nothing has moved for a while
 
     @property
     def seconds_left(self) -> float | None:
@@ -78,6 +83,7 @@ class Moment:
             "records_per_second": self.rate,
             "output_tokens_per_second": self.token_rate,
             "seconds_left": self.seconds_left,
+            "waiting": None if self.waiting is None else self.waiting.text,
         }
 
     def counts(self) -> str:
@@ -118,6 +124,7 @@ def watch_job(
     database: Database,
     job_id: str,
     *,
+    settings: Settings | None = None,
     json: bool = False,
     starting: str | None = None,
     stopped: Callable[[], str | None] = lambda: None,
@@ -125,21 +132,25 @@ def watch_job(
     """Show the job until it ends and return its last summary; waits for a database that is away.
 
     ``stopped`` may say why nothing more will happen (a worker that could not start); it then ends
-    the watch early. ``starting`` is shown until the first worker is live.
+    the watch early. ``starting`` is shown until the first worker is live. With ``settings`` the
+    broker is asked too when nothing moves for a while.
     Raises KeyboardInterrupt at Ctrl-C, with the job left as it is.
     """
     display = _Json() if json else _Live() if sys.stderr.isatty() else _Lines()
     records, tokens = RateMeter(), RateMeter()
     outage = _Outage()
+    clock = WaitingClock(database, settings)
     with display:
         while True:
             summary = outage.ride_out(lambda: summarize(database, job_id, errors=False))
-            now = time.monotonic()
             # Rows that could not be read are there from the start, before anything is computed.
             computed = summary.processed if summary.job.device_seconds else 0
-            rate = records.update(computed, now)
-            token_rate = tokens.update(summary.job.output_tokens, now)
-            display.show(Moment(summary, rate, token_rate, starting))
+            rate = records.update(computed, time.monotonic())
+            token_rate = tokens.update(summary.job.output_tokens, time.monotonic())
+            waiting = None
+            if not outage.is_recent and (summary.workers or starting is None):
+                waiting = outage.ride_out(partial(clock.look, summary))
+            display.show(Moment(summary, rate, token_rate, starting, waiting))
             if summary.ended:
                 break
             if not outage.is_recent and outage.ride_out(stopped) is not None:
@@ -194,14 +205,24 @@ class _Lines(_Display):
     def __init__(self) -> None:
         self._last = 0.0
         self._shown = -1
+        self._said: dict[str, float] = {}  # kinds of reasons, and when
 
     def show(self, moment: Moment) -> None:
+        if moment.waiting is not None:
+            self._say_once(moment.waiting)
         processed = moment.summary.processed
         due = time.monotonic() - self._last >= LINE_SECONDS or moment.summary.ended
         if not due or processed == self._shown:
             return
         self._last, self._shown = time.monotonic(), processed
         say(f"{moment.counts()}  {moment.pace()}  {moment.labels()}".rstrip())
+
+    def _say_once(self, reason: Reason) -> None:
+        """Each kind of reason once in a long time, whatever comes between."""
+        now = time.monotonic()
+        if now - self._said.get(reason.kind, -math.inf) > REPEAT_SECONDS:
+            say(f"waiting: {reason.text}")
+            self._said[reason.kind] = now
 
 
 class _Json(_Display):
@@ -211,7 +232,8 @@ class _Json(_Display):
         self._shown: object = None
 
     def show(self, moment: Moment) -> None:
-        state = (moment.summary.processed, moment.summary.status)
+        kind = moment.waiting and moment.waiting.kind
+        state = (moment.summary.processed, moment.summary.status, kind)
         if state != self._shown:
             self._shown = state
             emit_json(moment.as_dict())
@@ -240,4 +262,6 @@ class _Live(_Display):
         lines = [moment.counts() + "  " + moment.pace(), moment.labels(), moment.devices()]
         bar = ProgressBar(total=total, completed=moment.summary.processed, width=50)
         texts = [Text(line, no_wrap=True, overflow="ellipsis") for line in lines if line]
+        if moment.waiting is not None:
+            texts.append(Text(f"waiting: {moment.waiting.text}"))
         self._live.update(Group(bar, *texts), refresh=True)

@@ -246,10 +246,12 @@ class PostgresServer:
             **self._options,
         }
         settings = [part for key, value in options.items() for part in ("-c", f"{key}={value}")]
+        command = [str(server.bin_path / "postgres"), "-D", str(data), *settings]
+        prefix = self._prefix(system_user)
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [str(server.bin_path / "postgres"), "-D", str(data), *settings],
-                user=system_user,
+                [*prefix, *command],
+                user=None if prefix else system_user,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -257,6 +259,10 @@ class PostgresServer:
                 preexec_fn=die_with_parent,
             )
         wait_until(self.answers, 30, what=f"answering; see {self.log}", every=0.05)
+
+    def _prefix(self, user: str | None) -> list[str]:
+        """Words before the server's command, which then make it run as ``user`` themselves."""
+        return []
 
     def _make_cluster(self, server: Any, data: Path) -> None:
         server.ensure_pgdata_inited()  # initdb, with the folder's owner set

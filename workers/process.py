@@ -12,7 +12,7 @@ import platform
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 import structlog
@@ -23,7 +23,13 @@ from textmill.core.messages import ChunkMessage
 from textmill.core.settings import Settings
 from textmill.db import sweep as sweeping
 from textmill.db import workers as worker_table
-from textmill.db.chunks import Claim, give_back, renew_leases, report_load_failure
+from textmill.db.chunks import (
+    Claim,
+    give_back,
+    renew_leases,
+    report_load_failure,
+    why_lost,
+)
 from textmill.db.dispatch import publish
 from textmill.db.schema import ensure_schema
 from textmill.db.session import Database
@@ -56,18 +62,18 @@ class Hold:
 
     claim: Claim
     drop: Callable[[], None] | None = None
-    lost: bool = field(default=False)
+    lost: str | None = None  # why it is no longer ours
 
-    def lose(self) -> None:
+    def lose(self, reason: str) -> None:
         """Mark the chunk as no longer ours and stop its work."""
-        self.lost = True
+        self.lost = reason
         if self.drop is not None:
             self.drop()
 
     def on_loss(self, drop: Callable[[], None]) -> None:
         """Say how its work is stopped; at once if it was lost before there was any."""
         self.drop = drop
-        if self.lost:
+        if self.lost is not None:
             drop()
 
 
@@ -199,8 +205,7 @@ class WorkerProcess:
         )
         for key, hold in holds.items():
             if key not in held and key in self._holds:  # else it was completed meanwhile
-                log.info("chunk lost", chunk=key[0], attempt=key[1])
-                hold.lose()
+                self._lose(hold)
         known = self.database.transact(
             worker_table.report_alive,
             self.options.id,
@@ -209,6 +214,11 @@ class WorkerProcess:
         )
         if not known and not self._ended.is_set():  # swept away while this machine slept
             self._register()
+
+    def _lose(self, hold: Hold) -> None:
+        """Drop a chunk that is no longer ours; whoever works on it logs why."""
+        with self.database.read() as connection:
+            hold.lose(why_lost(connection, hold.claim))
 
     def _look_for_starvation(self) -> None:
         with self.database.read() as connection:

@@ -138,8 +138,10 @@ def _finish(
     except ServiceUnavailableError as error:
         log.warning("chunk left to its lease", chunk=claim.chunk_id, reason=str(error))
     except Exception as error:
-        if hold is None or not hold.lost:
+        if hold is None or hold.lost is None:
             _give_back(worker, claim, error)
+        else:
+            log.info("chunk lost", chunk=claim.chunk_id, reason=hold.lost)
     return []
 
 
@@ -150,8 +152,8 @@ def _compute(worker: WorkerProcess, claim: Claim, hold: Hold) -> ChunkOutcome:
     submission = engine.submit(records, params)
     hold.on_loss(submission.cancel)
     outputs = submission.wait()
-    if hold.lost:
-        raise LeaseLostError(f"chunk {claim.chunk_id} was taken back while it ran")
+    if hold.lost is not None:
+        raise LeaseLostError(hold.lost)
     outcome = gather_outcome(records, outputs, params.text_field())
     outcome.device_seconds = submission.device_seconds
     return outcome

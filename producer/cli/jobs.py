@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -82,13 +81,6 @@ def show(job: o.JobRef, json: o.Json = False) -> None:
             print(describe_job(summary, context.settings))
 
 
-def _change(reference: str, change: Callable[..., Any], done: str, json: bool) -> None:
-    with open_context() as context:
-        job = context.job(reference)
-        context.database.transact(change, job.id)
-        _report(context, job.id, done, json)
-
-
 def _report(context: Context, job_id: str, done: str, json: bool) -> None:
     from textmill.producer.summary import job_as_dict
 
@@ -96,22 +88,30 @@ def _report(context: Context, job_id: str, done: str, json: bool) -> None:
     if json:
         emit_json(job_as_dict(job))
     else:
-        processed = job.done_records + job.error_records
         say(
-            f"{done} {job.id}: {number(processed)} of {number(job.total_records)} records have rows"
+            f"{done} {job.id}: {number(_rows(job))} of {number(job.total_records)} records have "
+            "rows"
         )
 
 
 def cancel(job: o.JobRef, json: o.Json = False) -> None:
-    """Cancel a job now; the results it has are kept.
+    """Cancel a job now; the results it has are kept. Rows that a retry deleted stay deleted.
 
     \b
     Example:
       textmill cancel 06h0hkxf
     """
     from textmill.db.jobs import cancel_job
+    from textmill.db.retry import rows_taken_by_retry
 
-    _change(job, cancel_job, "cancelled", json)
+    with open_context() as context:
+        row = context.job(job)
+        context.database.transact(cancel_job, row.id)
+        _report(context, row.id, "cancelled", json)
+        with context.database.read() as connection:
+            gone = rows_taken_by_retry(connection, row.id)
+        if gone:
+            say(f"note: {number(gone)} records had rows before `textmill retry`; those are gone")
 
 
 def pause(job: o.JobRef, json: o.Json = False) -> None:
@@ -123,7 +123,10 @@ def pause(job: o.JobRef, json: o.Json = False) -> None:
     """
     from textmill.db.jobs import pause_job
 
-    _change(job, pause_job, "paused", json)
+    with open_context() as context:
+        row = context.job(job)
+        context.database.transact(pause_job, row.id)
+        _report(context, row.id, "paused", json)
 
 
 def resume(job: o.JobRef, json: o.Json = False) -> None:
@@ -164,5 +167,15 @@ def retry(job: o.JobRef, every: All = False, json: o.Json = False) -> None:
         dispatch_job(context.database, context.publisher, row.id, row.queue)
         if json:
             emit_json({"id": row.id, "records": records})
-        else:
-            say(f"retrying {number(records)} records of {row.id}; `textmill watch {row.id}`")
+            return
+        say(f"retrying {number(records)} records of {row.id}; `textmill watch {row.id}`")
+        if every:
+            gone = _rows(row) - _rows(context.job(row.id))
+            say(
+                f"note: the job's {number(gone)} rows are gone and come again as its records are "
+                "done; `textmill cancel` would not bring them back"
+            )
+
+
+def _rows(job: Any) -> int:
+    return int(job.done_records + job.error_records)

@@ -20,6 +20,7 @@ from textmill.producer.cli import (
     submit,
     sweep,
     tasks,
+    up,
     watch,
     worker,
 )
@@ -56,7 +57,7 @@ app.command("pause")(jobs.pause)
 app.command("resume")(jobs.resume)
 app.command("retry")(jobs.retry)
 app.command("worker")(worker.worker)
-app.command("up")(worker.up)
+app.command("up")(up.up)
 app.command("sweep")(sweep.sweep)
 app.command("doctor")(doctor.doctor)
 app.add_typer(database.app, name="db")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +14,7 @@ from textmill.producer.cli import options as o
 from textmill.producer.cli.context import Context, open_context
 from textmill.producer.cli.submit import make_submission, show_dry_run, submit_records
 from textmill.producer.cli.worker import (
+    describe_end,
     require_worker_packages,
     start_worker,
     stop_worker,
@@ -121,6 +123,7 @@ def _services(
 ) -> Iterator[subprocess.Popen[bytes] | None]:
     """The embedded broker if it is wanted, and a worker of our own unless one is live."""
     from textmill.core.embedded import EmbeddedServices
+    from textmill.core.folders import folder_errors
     from textmill.db.workers import live_workers
 
     with EmbeddedServices(context.settings):
@@ -133,8 +136,10 @@ def _services(
             return
         require_worker_packages()
         log = worker_log(context.settings)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as file:
+        with folder_errors(context.settings.home):
+            log.parent.mkdir(parents=True, exist_ok=True)
+            file = log.open("ab")
+        with file:
             process = start_worker(worker_command(devices, queue), file, permits)
         try:
             yield process
@@ -148,16 +153,23 @@ def _watch(
     """Watch to the end, or say how to go on after Ctrl-C."""
     from textmill.core.errors import ServiceUnavailableError
     from textmill.db.jobs import get_job
-    from textmill.db.workers import live_workers
+    from textmill.db.workers import LIVE_SECONDS, live_workers
     from textmill.producer.progress import watch_job
     from textmill.producer.summary import describe_job
 
+    seen_at = time.monotonic()
+
     def worker_ended() -> str | None:
-        if started is not None and started.poll() is not None:
-            return f"the worker ended with exit code {started.returncode}"
+        nonlocal seen_at
+        if started is not None:
+            code = started.poll()
+            return None if code is None else f"the worker {describe_end(code)}"
         with context.database.read() as connection:
             queue = get_job(connection, job_id).queue
-            gone = started is None and not live_workers(connection, queue)
+            if live_workers(connection, queue):
+                seen_at = time.monotonic()
+        # One that died or was ended is replaced by its supervisor, which takes a moment.
+        gone = time.monotonic() - seen_at > LIVE_SECONDS
         return f"the last live worker of queue {queue!r} is gone" if gone else None
 
     say(f"job {job_id}")
@@ -165,6 +177,7 @@ def _watch(
         summary = watch_job(
             context.database,
             job_id,
+            settings=context.settings,
             starting="starting a worker" if started else None,
             stopped=worker_ended,
         )

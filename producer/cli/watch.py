@@ -23,7 +23,7 @@ def watch(job: o.JobRef, json: o.Json = False) -> None:
     with open_context() as context:
         job_id = context.job(job).id
         try:
-            summary = watch_job(context.database, job_id, json=json)
+            summary = watch_job(context.database, job_id, settings=context.settings, json=json)
         except KeyboardInterrupt:
             say(f"\nno longer watching; the job goes on. Again: textmill watch {job_id}")
             raise typer.Exit(0) from None

@@ -14,7 +14,6 @@ from typing import IO, TYPE_CHECKING, Annotated
 import typer
 
 from textmill.producer.cli import options as o
-from textmill.producer.terminal import say
 
 if TYPE_CHECKING:
     from textmill.core.settings import Settings
@@ -109,35 +108,9 @@ def worker_log(settings: Settings) -> Path:
     return settings.home / "logs" / "worker.log"
 
 
-def up(
-    devices: o.Devices = "auto",
-    queues: o.Queues = "default",
-    slots: Slots = None,
-) -> None:
-    """Keep the embedded services and a worker running for other terminals, until Ctrl-C.
-
-    \b
-    Example:
-      textmill up
-    """
-    from textmill.core.embedded import EmbeddedServices
-    from textmill.core.settings import load_settings
-    from textmill.producer.cli.context import open_context
-    from textmill.producer.summary import database_place
-
-    settings = load_settings()
-    require_worker_packages()
-    with open_context():  # makes the tables, or says what is wrong with the database
-        pass
-    with EmbeddedServices(settings):
-        process = start_worker(worker_command(devices, queues, slots))
-        say(f"database  {database_place(settings)}")
-        say("next      textmill submit FILE --model MODEL    (in another terminal; Ctrl-C ends)")
-        signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-        try:
-            code = process.wait()
-        except KeyboardInterrupt:
-            say("stopping; Ctrl-C again stops at once")
-            stop_worker(process)
-            code = 0
-    raise typer.Exit(1 if code else 0)
+def describe_end(code: int) -> str:
+    """``was killed by SIGKILL`` or ``ended with exit code 1``."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    known = {one.value: one.name for one in signal.Signals}
+    return f"was killed by {known.get(-code, f'signal {-code}')}"

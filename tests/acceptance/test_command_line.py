@@ -10,7 +10,7 @@ from typer.main import get_command
 
 from textmill.producer.cli.main import app
 
-from .conftest import Shell
+from .conftest import Shell, assert_user_error
 
 
 def _commands() -> list[list[str]]:
@@ -68,12 +68,14 @@ def test_pause_and_resume_need_no_worker(shell: Shell) -> None:
     assert shell.run("pause", "last").returncode == 0
     assert shell.rows("jobs")[0]["status"] == "paused"
     assert {chunk["status"] for chunk in shell.rows("chunks")} == {"pending"}
+    assert_user_error(shell.run("pause", "last"), "is already paused", "textmill resume")
     assert shell.run("resume", "last").returncode == 0
     assert shell.rows("jobs")[0]["status"] == "queued"
+    assert_user_error(shell.run("resume", "last"), "is already queued", "textmill pause")
     assert shell.run("cancel", "last").returncode == 0
-    again = shell.run("cancel", "last")
-    assert again.returncode == 2
-    assert "is cancelled" in again.stderr
+    assert_user_error(shell.run("cancel", "last"), "is already cancelled", "submit its input again")
+    refused = shell.run("pause", "last")
+    assert_user_error(refused, "has ended (cancelled) and cannot be paused")
 
 
 def test_sweep_and_jobs_answer_in_json(shell: Shell) -> None:

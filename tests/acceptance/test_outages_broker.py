@@ -78,6 +78,7 @@ def test_a_broker_that_hangs_under_load(broker_shell: Shell, own_valkey: ValkeyS
     wait_until(lambda: time.monotonic() - hung > 6, what="hung for longer than any time-out")
     own_valkey.unpause()
     load.assert_complete()
+    assert "Traceback" not in broker_shell.log()
 
 
 def test_a_worker_that_is_connected_and_consumes_nothing_is_replaced(

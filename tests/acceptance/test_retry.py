@@ -51,6 +51,7 @@ def test_retry_all_runs_every_record_again_with_no_worker_alive(anywhere: Shell)
     done = shell.run("retry", "last", "--all")
     assert done.returncode == 0, done.stderr
     assert "retrying 3 records" in done.stderr
+    assert "the job's 3 rows are gone and come again" in done.stderr  # of 4: one stays
     assert f"textmill watch {before['id']}" in done.stderr
     assert done.stdout == ""
     assert [row[:3] for row in _rows(shell)] == [("c", None, "empty_text")]
@@ -86,7 +87,11 @@ def test_retry_answers_in_json_how_many_records_run(shell: Shell) -> None:
 
     again = shell.run("retry", everything, "--all", "--json")
     assert_user_error(again, "is queued", "has ended")
-    assert shell.run("cancel", everything).returncode == 0
+    gone = shell.run("cancel", everything)
+    assert gone.returncode == 0
+    assert "0 of 3 records have rows" in gone.stderr
+    assert "3 records had rows before `textmill retry`; those are gone" in gone.stderr
+    assert "1 records had rows before" in shell.run("cancel", errors).stderr
     cancelled = shell.run("retry", everything, "--all")
     assert_user_error(cancelled, "is cancelled", "submit its input again")
 

@@ -136,6 +136,9 @@ def test_cancel_ends_a_running_job_at_once_and_keeps_its_results(shell: Shell) -
     assert shell.run("cancel", "last").returncode == 0
     assert shell.rows("jobs")[0]["status"] == "cancelled"
     gate.touch()
+    shell.wait_for_log("chunk lost")
+    assert "was cancelled" in shell.log()
+    assert "overtaken" not in shell.log()
     other = shell.write("other.txt", "after\n")
     shell.submit(other, *FAKE)
     wait_until(lambda: shell.rows("jobs")[1]["status"] == "completed", 60, what="completed")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from textmill.core.jobs import (
@@ -12,7 +14,9 @@ from textmill.core.jobs import (
     ChunkStatus,
     JobStatus,
     new_job_id,
+    refusal,
     sources_of,
+    whats_possible,
 )
 
 
@@ -66,3 +70,34 @@ def test_the_sources_of_a_status_are_read_from_the_table() -> None:
     for target in JobStatus:
         expected = [source for source in JobStatus if target in JOB_TRANSITIONS[source]]
         assert sources_of(target) == expected
+
+
+COMMANDS = {
+    "cancel": {JobStatus.CANCELLED},
+    "pause": {JobStatus.PAUSED},
+    "resume": {JobStatus.QUEUED, JobStatus.RUNNING},
+    "retry": {JobStatus.QUEUED},
+    "retry --all": {JobStatus.QUEUED},
+}
+
+
+@pytest.mark.parametrize("status", JobStatus)
+def test_what_is_possible_with_a_job_is_what_its_status_allows(status: JobStatus) -> None:
+    told = re.findall(r"`textmill ([a-z -]+) job7`", whats_possible("job7", status))
+    assert all(COMMANDS[command] & JOB_TRANSITIONS[status] for command in told), told
+    assert ("cancel" in told) == (JobStatus.CANCELLED in JOB_TRANSITIONS[status])
+    assert ("pause" in told) == (JobStatus.PAUSED in JOB_TRANSITIONS[status])
+    assert bool(told) == bool(JOB_TRANSITIONS[status])
+
+
+@pytest.mark.parametrize(
+    ("status", "wanted", "words"),
+    [
+        (JobStatus.PAUSED, "paused", "job j is already paused; `textmill resume j`"),
+        (JobStatus.RUNNING, "resumed", "job j is already running; `textmill pause j`"),
+        (JobStatus.LOADING, "paused", "job j is loading and cannot be paused; `textmill cancel j`"),
+        (JobStatus.FAILED, "cancelled", "job j has ended (failed) and cannot be cancelled; "),
+    ],
+)
+def test_a_refusal_says_what_the_job_is(status: JobStatus, wanted: str, words: str) -> None:
+    assert refusal("j", status, wanted).startswith(words)

@@ -1,0 +1,87 @@
+"""Disks that are full or read-only for a while, below SQLite and below PostgreSQL."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .conftest import FAKE, IMPATIENT, Shell, assert_user_error
+from .disks import DiskShell, SmallDiskPostgres
+from .load import Load, worker_pids
+
+
+@pytest.fixture
+def disk_shell(tmp_path: Path, broker_url: str) -> Iterator[DiskShell]:
+    """A shell with a broker and SQLite on a small disk."""
+    given = DiskShell(tmp_path, TEXTMILL_BROKER_URL=broker_url, **IMPATIENT)
+    try:
+        assert given.run("db", "upgrade").returncode == 0
+        yield given
+    finally:
+        given.close()
+
+
+def test_a_disk_that_is_full_for_a_while(disk_shell: DiskShell) -> None:
+    disk_shell.start_worker()
+    load = Load(disk_shell, 1000)
+    load.wait_for_results()
+    disk_shell.disk.fill()
+    disk_shell.wait_for_log("to=database")
+    assert "no space left" in disk_shell.log()
+    disk_shell.disk.free()
+    load.assert_complete()
+    assert "Traceback" not in disk_shell.log()
+
+
+def test_a_disk_that_is_read_only_for_a_while(disk_shell: DiskShell) -> None:
+    """Linux refuses that while a file is open for writing, so the worker is just being replaced."""
+    shell = disk_shell
+    shell.start_worker()
+    load = Load(shell, 1000)
+    load.wait_for_results()
+    (pid,) = worker_pids(shell, 1)
+    os.kill(pid, signal.SIGTERM)  # no crash, and its supervisor starts another
+    shell.disk.turn("ro")
+    shell.wait_for_log("to=database")
+    assert "is on a read-only disk" in shell.log()
+    refused = shell.run("submit", shell.write("other.txt", "a\n"), *FAKE)
+    assert_user_error(refused, str(shell.disk.folder), "is on a read-only disk", code=1)
+    assert refused.stderr.count("\n") == 1
+    shell.disk.turn("rw")
+    load.assert_complete()
+    assert "Traceback" not in shell.log()
+
+
+@pytest.fixture
+def small_postgres() -> Iterator[SmallDiskPostgres]:
+    """A PostgreSQL server whose databases lie on a small disk."""
+    server = SmallDiskPostgres()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+def test_a_full_disk_below_postgresql(
+    tmp_path: Path, broker_url: str, small_postgres: SmallDiskPostgres
+) -> None:
+    url = small_postgres.create_database()
+    shell = Shell(tmp_path, TEXTMILL_BROKER_URL=broker_url, TEXTMILL_DATABASE_URL=url, **IMPATIENT)
+    try:
+        assert shell.run("db", "upgrade").returncode == 0
+        shell.start_worker()
+        load = Load(shell, 1000)
+        load.wait_for_results()
+        small_postgres.disk.fill()
+        shell.wait_for_log("to=database")
+        assert "no space left" in shell.log()
+        small_postgres.disk.free()
+        load.assert_complete()
+        assert "Traceback" not in shell.log()
+    finally:
+        shell.close()

@@ -29,6 +29,7 @@ from textmill.db.models import label_counts, results
 from textmill.db.session import Database
 
 PAGE_ROWS = 2000
+OUTPUT_HEAD = 400  # characters of an output that stands as an example
 
 Order = Literal["input", "score"]
 
@@ -198,3 +199,18 @@ def count_errors(connection: Connection, job_id: str) -> list[tuple[str, int, st
         .order_by(func.count().desc())
     )
     return [(code, number, message) for code, number, message in rows]
+
+
+def first_outputs(connection: Connection, job_id: str, count: int) -> list[tuple[str, str]]:
+    """Record ids and what the outputs begin with, of at most ``count`` of the job's first records.
+
+    Looks at ten times as many, so that it costs the same for a job of any size and any errors.
+    """
+    first = (
+        select(results.c.record_id, func.substr(results.c.output, 1, OUTPUT_HEAD))
+        .where(results.c.job_id == job_id)
+        .order_by(results.c.record_index)
+        .limit(10 * count)
+    )
+    found = [(record_id, output) for record_id, output in connection.execute(first)]
+    return [(record_id, output) for record_id, output in found if output][:count]

@@ -16,8 +16,8 @@ from textmill.core.errors import ServiceUnavailableError
 from textmill.core.jobs import JobStatus
 from textmill.core.patience import keep_trying
 from textmill.db.workers import LIVE_SECONDS
-from textmill.producer.summary import Summary, summarize
-from textmill.producer.terminal import duration, emit_json, number, say, share, shorten
+from textmill.producer.summary import Summary, summarize, summarize_counts
+from textmill.producer.terminal import duration, emit_json, number, plural, say, share, shorten
 from textmill.producer.waiting import Reason, WaitingClock
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class Moment:
     def devices(self) -> str:
         """``2 workers: cpu, cuda:0``."""
         devices = [f"{worker.host} {worker.device}" for worker in self.summary.workers]
-        return f"{len(devices)} worker{'s' * (len(devices) != 1)}: {', '.join(devices[:4])}"
+        return f"{plural(len(devices), 'worker')}: {', '.join(devices[:4])}"
 
 
 def watch_job(
@@ -142,7 +142,7 @@ def watch_job(
     clock = WaitingClock(database, settings)
     with display:
         while True:
-            summary = outage.ride_out(lambda: summarize(database, job_id, errors=False))
+            summary = outage.ride_out(lambda: summarize_counts(database, job_id))
             # Rows that could not be read are there from the start, before anything is computed.
             computed = summary.processed if summary.job.device_seconds else 0
             rate = records.update(computed, time.monotonic())

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textmill.core.jobs import ENDED, JobStatus
 from textmill.db.jobs import get_job
-from textmill.db.queries import LabelCount, count_errors, count_labels
+from textmill.db.queries import LabelCount, count_errors, count_labels, first_outputs
 from textmill.db.retry import has_retryable
 from textmill.db.workers import live_workers
 from textmill.producer.terminal import duration, number, share, shorten, table
 
 if TYPE_CHECKING:
-    from sqlalchemy import Row
+    from sqlalchemy import Connection, Row
 
     from textmill.core.settings import Settings
     from textmill.db.session import Database
 
 SHOWN_LABELS = 20
+SHOWN_OUTPUTS = 3
+OUTPUT_WIDTH = 80
 OPTION_WIDTH = 60
 EXIT_CODES = {
     JobStatus.COMPLETED: 0,
@@ -32,13 +35,14 @@ EXIT_CODES = {
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """One job with its counts by label, its errors by reason and the workers of its queue."""
+    """One job: counts by label, errors by reason, its first outputs, its queue's workers."""
 
     job: Row[Any]
     labels: list[LabelCount]
     errors: list[tuple[str, int, str]]
     workers: list[Row[Any]]
     retryable: bool = False  # something of it can run again
+    outputs: Sequence[tuple[str, str]] = ()  # record ids, and what the model wrote
 
     @property
     def status(self) -> JobStatus:
@@ -86,18 +90,28 @@ def job_as_dict(job: Row[Any]) -> dict[str, Any]:
     return {str(name): value for name, value in job._mapping.items() if name != "input_hash"}
 
 
-def summarize(database: Database, job_id: str, *, errors: bool = True) -> Summary:
-    """Read the job's summary; without ``errors`` it costs the same however many rows there are."""
+def summarize(database: Database, job_id: str) -> Summary:
+    """Read all of the job's summary."""
     with database.read() as connection:
-        job = get_job(connection, job_id)
-        reasons = count_errors(connection, job_id) if errors and job.error_records else []
-        return Summary(
-            job,
-            count_labels(connection, job_id),
-            reasons,
-            live_workers(connection, job.queue),
-            has_retryable(connection, job_id) if errors else False,
+        counts = _count(connection, job_id)
+        return replace(
+            counts,
+            errors=count_errors(connection, job_id) if counts.job.error_records else [],
+            retryable=has_retryable(connection, job_id),
+            outputs=first_outputs(connection, job_id, SHOWN_OUTPUTS),
         )
+
+
+def summarize_counts(database: Database, job_id: str) -> Summary:
+    """What costs the same however many rows there are, for those who look again and again."""
+    with database.read() as connection:
+        return _count(connection, job_id)
+
+
+def _count(connection: Connection, job_id: str) -> Summary:
+    job = get_job(connection, job_id)
+    workers = live_workers(connection, job.queue)
+    return Summary(job, count_labels(connection, job_id), [], workers)
 
 
 def _options(params: dict[str, Any]) -> str:
@@ -123,7 +137,7 @@ def describe_job(summary: Summary, settings: Settings) -> str:
     ]
     if job.error:
         parts.append(f"  reason    {job.error}")
-    parts += label_lines(summary) + error_lines(summary) + [""]
+    parts += label_lines(summary) + output_lines(summary) + error_lines(summary) + [""]
     parts += next_steps(summary, settings)
     return "\n".join(parts)
 
@@ -156,6 +170,14 @@ def label_lines(summary: Summary) -> list[str]:
     if len(summary.labels) > SHOWN_LABELS:
         lines.append(f"  … and {len(summary.labels) - SHOWN_LABELS} more labels")
     return lines
+
+
+def output_lines(summary: Summary) -> list[str]:
+    """What the model wrote for the first records."""
+    if not summary.outputs:
+        return []
+    rows = [[name, shorten(text, OUTPUT_WIDTH)] for name, text in summary.outputs]
+    return ["", *_indented(table(["record", "output"], rows))]
 
 
 def error_lines(summary: Summary) -> list[str]:

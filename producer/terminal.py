@@ -44,6 +44,11 @@ def number(value: float) -> str:
     return f"{value:,.1f}" if 0 < value < 10 and value != int(value) else f"{value:,.0f}"
 
 
+def plural(count: int, name: str) -> str:
+    """``1 chunk``, ``2,000 chunks``."""
+    return f"{number(count)} {name}{'s' * (count != 1)}"
+
+
 def share(part: float, whole: float) -> str:
     """``12.3 %``."""
     return f"{part / whole:.1%}".replace("%", " %") if whole else "–"

@@ -10,7 +10,7 @@ from textmill.core.errors import ServiceUnavailableError
 from textmill.core.jobs import JobStatus
 from textmill.db.chunks import MAX_FAILURES
 from textmill.db.standstill import Standstill, look_at_standstill
-from textmill.producer.terminal import number, shorten
+from textmill.producer.terminal import plural, shorten
 
 if TYPE_CHECKING:
     from textmill.core.settings import Settings
@@ -94,10 +94,10 @@ def _reason_of_chunks(summary: Summary, found: Standstill) -> Reason | None:
         return Reason("failure", f"a chunk of it failed {tries}, and is tried again{why}")
     if found.running:
         loading = "" if summary.processed else "the model is being loaded, or "
-        busy = f"for {number(found.running)} chunks that are in work"
+        busy = f"for {plural(found.running, 'chunk')} in work"
         return Reason("work", f"{busy}: {loading}their texts take long")
     if found.orphaned:
-        of = f"the leases of {number(found.orphaned)} chunks to end"
+        of = f"the leases of {plural(found.orphaned, 'chunk')} to end"
         return Reason("lease", f"for {of}: their worker has not been seen for a while")
     return None
 
@@ -105,5 +105,5 @@ def _reason_of_chunks(summary: Summary, found: Standstill) -> Reason | None:
 def _waits_behind(found: Standstill) -> Reason | None:
     if not found.other_chunks:
         return Reason("messages", "its messages were not fetched yet; do workers reach the broker?")
-    chunks, jobs = number(found.other_chunks), number(found.other_jobs)
-    return Reason("others", f"behind other work: {chunks} chunks of {jobs} other jobs")
+    chunks, jobs = plural(found.other_chunks, "chunk"), plural(found.other_jobs, "other job")
+    return Reason("others", f"behind other work: {chunks} of {jobs}")

@@ -21,7 +21,7 @@ from textmill.producer.cli.worker import (
     worker_command,
     worker_log,
 )
-from textmill.producer.terminal import emit_json, say
+from textmill.producer.terminal import emit_json, plural, say
 
 if TYPE_CHECKING:
     from textmill.producer.summary import Summary
@@ -131,7 +131,7 @@ def _services(
             live = live_workers(connection, queue)
         if live:
             ignored = "" if devices == "auto" else f"; --devices {devices} is not used"
-            say(f"using {len(live)} live worker{'s' * (len(live) > 1)} of queue {queue!r}{ignored}")
+            say(f"using {plural(len(live), 'live worker')} of queue {queue!r}{ignored}")
             yield None
             return
         require_worker_packages()

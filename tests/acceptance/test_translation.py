@@ -28,6 +28,7 @@ def test_run_translates_a_file(shell: Shell, model: Path) -> None:
 
     assert done.returncode == 3, done.stderr
     one, two, empty = shell.rows("results")
+    assert f"\n  record  output\n  0       {one['output']}\n" in done.stdout
     assert two["output"].startswith(f"{one['output']}\n\n")
     assert two["text"] == texts[1]
     assert two["detail"]["pieces"] == 2

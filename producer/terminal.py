@@ -40,8 +40,10 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, right: str =
 
 
 def number(value: float) -> str:
-    """``12,345``; one decimal below ten."""
-    return f"{value:,.1f}" if 0 < value < 10 and value != int(value) else f"{value:,.0f}"
+    """``12,345``; one decimal below ten, two digits below one."""
+    if value == int(value) or value >= 10:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 1 else f"{value:.2g}"
 
 
 def plural(count: int, name: str) -> str:

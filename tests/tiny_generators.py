@@ -28,21 +28,39 @@ CHAT_TEMPLATE = """{%- for message in messages -%}
 {% endif -%}"""
 
 
-def make_tokenizer(**settings: Any) -> transformers.PreTrainedTokenizerFast:
-    """Byte-level BPE whose every token is ASCII, so that random ids decode to readable text."""
+def make_tokenizer(
+    *, every_byte: bool = False, **settings: Any
+) -> transformers.PreTrainedTokenizerFast:
+    """Byte-level BPE whose every token is ASCII, so that random ids decode to readable text.
+
+    With ``every_byte`` it can write every text, as real ones can.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=260, special_tokens=SPECIAL, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=420 if every_byte else 260,
+        special_tokens=SPECIAL,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet() if every_byte else [],
+        show_progress=False,
+    )
     tokenizer.train_from_iterator(CORPUS, trainer)
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<|im_end|>", **settings
     )
 
 
-def save_generator(folder: Path, *, chat: bool = True, eos: int | list[int] = 2) -> Path:
+def save_generator(
+    folder: Path,
+    *,
+    chat: bool = True,
+    eos: int | list[int] = 2,
+    every_byte: bool = False,
+    context: int = CONTEXT,
+) -> Path:
     """A random Llama of two layers, with its tokenizer and, if wanted, a chat template."""
-    tokenizer = make_tokenizer(**({"chat_template": CHAT_TEMPLATE} if chat else {}))
+    template = {"chat_template": CHAT_TEMPLATE} if chat else {}
+    tokenizer = make_tokenizer(every_byte=every_byte, **template)
     torch.manual_seed(7)
     config = transformers.LlamaConfig(
         vocab_size=len(tokenizer),
@@ -51,7 +69,7 @@ def save_generator(folder: Path, *, chat: bool = True, eos: int | list[int] = 2)
         num_attention_heads=4,
         num_key_value_heads=2,
         intermediate_size=64,
-        max_position_embeddings=CONTEXT,
+        max_position_embeddings=context,
         initializer_range=0.6,
         bos_token_id=1,
         eos_token_id=eos,

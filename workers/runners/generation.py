@@ -18,7 +18,7 @@ from textmill.core.errors import EngineClosedError, RecordError
 from textmill.core.jobs import Record
 from textmill.core.json_schemas import read_json
 from textmill.core.params import GenerationParams, TaskParams
-from textmill.workers.items import Item, ModelRequest, Output, Step
+from textmill.workers.items import Item, ModelRequest, Output, Step, equal_key
 from textmill.workers.runners import devices, loading
 from textmill.workers.runners.base import ModelRunner
 from textmill.workers.runners.decoding.loop import DecodeLoop
@@ -131,7 +131,8 @@ class GenerationRunner(ModelRunner):
             constraint=None if schema is None else self._grammars.constraint(schema),
             given_tokens=prompt.given_tokens,
         )
-        return [Item(request.tokens, request)]
+        key = equal_key(prompt.ids, params.max_new_tokens, params.stop, request.sampling)
+        return [Item(request.tokens, request, key=key)]
 
 
 def _sampling(params: GenerationParams, record_id: str) -> Sampling:
@@ -139,7 +140,7 @@ def _sampling(params: GenerationParams, record_id: str) -> Sampling:
         temperature=params.temperature,
         top_k=params.top_k or 0,
         top_p=1.0 if params.top_p is None else params.top_p,
-        seed=mix_seed(params.seed, record_id),
+        seed=mix_seed(params.seed, record_id) if params.temperature > 0 else 0,
         repetition_penalty=params.repetition_penalty,
     )
 

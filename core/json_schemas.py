@@ -7,17 +7,21 @@ there: most jobs have none.
 
 from __future__ import annotations
 
+import decimal
 import json
 import math
 from collections.abc import Mapping
-from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
+import orjson
+
 from textmill.core.errors import InvalidJobError
-from textmill.core.schema_keywords import check_keywords
+from textmill.core.schema_keywords import check_keywords, check_storable, walk_schemas
 
 MAX_SCHEMA = 100_000  # characters; it is sent with the job to every chunk
+INTEGER_DIGITS = 20  # of 64 bits, with the sign
+INTEGER_LIMIT = 9 * 10**18  # 64 bits hold it, and so does a double, with nothing rounded
 GRAMMAR_OPTIONS: dict[str, Any] = {
     # One way to write each value, the one of ``json.dumps``: a model cannot run away in spaces.
     "whitespace_flexible": False,
@@ -57,24 +61,37 @@ def read_schema(given: object) -> str:
 
 
 def read_json(text: str, schema: str) -> Any:
-    """What a model wrote, parsed; raises ValueError if it does not fulfil the schema."""
+    """What a model wrote, parsed.
+
+    Raises ValueError if it does not fulfil the schema, OverflowError if it is more than a database
+    takes: what a schema leaves open has no end.
+    """
     from jsonschema.exceptions import ValidationError
 
     try:
         # Decimals: 0.3 is a multiple of 0.1, and as binary fractions it is not.
-        _validator(schema).validate(json.loads(text, parse_float=Decimal))
-        return json.loads(text, parse_float=_finite)
+        exact = json.loads(text, parse_float=decimal.Decimal, parse_int=_storable_integer)
+        value = json.loads(text, parse_float=_finite)
+        _validator(schema).validate(exact)
+        orjson.dumps([[value]])  # as a part of a row's detail, which is a part of what is exported
     except ValidationError as error:
         raise ValueError(f"{error.message}, at {error.json_path}") from None
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+    except (RecursionError, orjson.JSONEncodeError):
+        raise OverflowError("it is nested too deeply") from None
+    except decimal.InvalidOperation:
+        raise OverflowError("a number has too many digits to be divided by multipleOf") from None
+    return value
 
 
 def make_grammar(schema: str) -> str:
     """The grammar of a checked schema, in llguidance's own words."""
     from llguidance import LLMatcher
 
-    grammar: str = LLMatcher.grammar_from_json_schema(schema, overrides=GRAMMAR_OPTIONS)
+    bounded = json.loads(schema)
+    for _, node in walk_schemas(bounded):
+        _bound_integers(node)
+    text = json.dumps(bounded, ensure_ascii=False)
+    grammar: str = LLMatcher.grammar_from_json_schema(text, overrides=GRAMMAR_OPTIONS)
     return grammar
 
 
@@ -82,7 +99,11 @@ def make_grammar(schema: str) -> str:
 def check_schema(text: str) -> None:
     """Raise InvalidJobError unless some JSON fulfils the schema and a grammar can enforce it."""
     schema = json.loads(text)
-    _check_form(schema)
+    try:
+        check_storable(schema)
+        _check_form(schema)
+    except RecursionError:
+        raise InvalidJobError("the schema is nested too deeply") from None
     check_keywords(schema)
     _check_grammar(text)
     _check_recursion(text)
@@ -113,10 +134,29 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON number")
 
 
+def _bound_integers(node: dict[str, Any]) -> None:
+    """What the schema leaves open: a model may add digits for ever, and no database takes them."""
+    kind = node.get("type", ())
+    kinds = [kind] if isinstance(kind, str) else kind
+    if "integer" in kinds and "number" not in kinds:
+        if not {"minimum", "exclusiveMinimum"} & node.keys():
+            node["minimum"] = -INTEGER_LIMIT
+        if not {"maximum", "exclusiveMaximum"} & node.keys():
+            node["maximum"] = INTEGER_LIMIT
+
+
+def _storable_integer(digits: str) -> int:
+    """The digits are counted first: to convert thousands of them is an error of its own."""
+    number = int(digits) if len(digits) <= INTEGER_DIGITS else None
+    if number is None or not -(2**63) <= number < 2**63:
+        raise OverflowError(f"the integer {digits[:40]} does not fit 64 bits")
+    return number
+
+
 def _finite(digits: str) -> float:
     number = float(digits)
     if not math.isfinite(number):
-        raise ValueError(f"the number {digits[:40]} is too large")
+        raise OverflowError(f"the number {digits[:40]} is too large")
     return number
 
 
@@ -166,7 +206,7 @@ def _validator(text: str) -> Any:
     from jsonschema import Draft202012Validator
     from jsonschema.validators import validator_for
 
-    schema = json.loads(text, parse_float=Decimal)
+    schema = json.loads(text, parse_float=decimal.Decimal)
     return validator_for(schema, default=Draft202012Validator)(schema)
 
 

@@ -37,23 +37,19 @@ NOT_ENFORCED = {
 
 
 def check_keywords(schema: Any) -> None:
-    """Raise InvalidJobError for a keyword that is not enforced, or a value that cannot be."""
-    for path, node in _schemas(schema, "$"):
-        for key, value in node.items():
+    """Raise InvalidJobError for a keyword that is not enforced, or a pattern that is none."""
+    for path, node in walk_schemas(schema):
+        for key in node:
             _check_keyword(path, key)
-            if key in ("const", "enum", "required"):
-                _check_storable(path, value)
         if "pattern" in node:
             _check_pattern(path, node["pattern"])
-        for named in ("properties", "patternProperties"):
-            _check_storable(path, list(node.get(named, ())))
         for pattern in node.get("patternProperties", ()):
             _check_pattern(path, pattern)
 
 
-def _schemas(node: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def walk_schemas(schema: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every schema inside a schema with its path; its form was checked already."""
-    waiting = [(path, node)]
+    waiting = [("$", schema)]
     while waiting:
         path, node = waiting.pop()
         if not isinstance(node, dict):
@@ -89,13 +85,16 @@ def _check_pattern(path: str, pattern: str) -> None:
         raise InvalidJobError(f"the pattern {pattern!r}, at {path}: {error}") from None
 
 
-def _check_storable(path: str, value: Any) -> None:
-    """No database can store a NUL in JSON, nor half of a character."""
+def check_storable(value: Any) -> None:
+    """Raise InvalidJobError for a NUL or half of a character: no database can store them in JSON.
+
+    Neither in answers nor in the schema itself, which is one of the job's options.
+    """
     if isinstance(value, str):
         if "\0" in value or any("\ud800" <= char <= "\udfff" for char in value):
-            raise InvalidJobError(f"{value!r}, at {path}, has a character that cannot be stored")
+            raise InvalidJobError(f"{value!r} in the schema has a character that cannot be stored")
     elif isinstance(value, list):
         for one in value:
-            _check_storable(path, one)
+            check_storable(one)
     elif isinstance(value, dict):
-        _check_storable(path, [*value, *value.values()])
+        check_storable([*value, *value.values()])

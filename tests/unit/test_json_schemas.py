@@ -12,6 +12,7 @@ from textmill.core.errors import InvalidJobError
 from textmill.core.json_schemas import MAX_SCHEMA, read_json
 from textmill.core.params import GenerationParams
 from textmill.core.tasks import get_task, validate_params
+from textmill.db.results import to_json
 
 
 def refusal(schema: object, **params: Any) -> str:
@@ -91,11 +92,13 @@ def test_a_schema_that_nothing_fulfils_is_refused(schema: dict[str, Any], part: 
         ({"$ref": "#/$defs/no"}, "Pointer '/$defs/no' does not exist"),
         ({"$ref": "https://example.org/x"}, "does not fetch resources"),
         ({"$ref": "#"}, "a $ref of the schema leads to itself"),
-        ({"const": {"a": ["\0"]}}, "at $, has a character that cannot be stored"),
+        ({"const": {"a": ["\0"]}}, "'\\x00' in the schema has a character that cannot be stored"),
         ({"properties": {"\ud800": {}}}, "has a character that cannot be stored"),
+        ({"description": "a\0b"}, "has a character that cannot be stored"),
+        ('{"items":' * 300 + "{}" + "}" * 300, "the schema is nested too deeply"),
     ],
 )
-def test_what_cannot_be_enforced_is_named(schema: dict[str, Any], part: str) -> None:
+def test_what_cannot_be_enforced_is_named(schema: object, part: str) -> None:
     assert part in refusal(schema)
 
 
@@ -122,13 +125,22 @@ def test_stop_texts_would_cut_the_json() -> None:
         ),
         ('{"a": ', {}, "Expecting value"),
         ("1e999", {}, "the number 1e999 is too large"),
-        ("9" * 5000, {}, "digits"),
+        ("9" * 5000, {}, "does not fit 64 bits"),
+        ("[9223372036854775808]", {}, "the integer 9223372036854775808 does not fit 64 bits"),
         ("[" * 100_000, {}, "nested too deeply"),
+        ("[" * 253 + "]" * 253, {}, "nested too deeply"),
+        ("1e300", {"multipleOf": 0.1}, "too many digits to be divided by multipleOf"),
     ],
 )
 def test_an_answer_that_is_not_as_asked_is_found(text: str, schema: Any, part: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(part)):
+    with pytest.raises((ValueError, OverflowError), match=re.escape(part)):
         read_json(text, json.dumps(schema))
+
+
+def test_every_answer_that_is_taken_can_be_stored() -> None:
+    for text in ("9223372036854775807", "-9223372036854775808", "[" * 252 + "]" * 252):
+        detail = {"finish_reason": "stop", "json": read_json(text, "{}")}
+        assert text in (to_json([detail]) or ""), "a row's detail, among the columns of an export"
 
 
 def test_fractions_are_compared_as_they_are_written() -> None:

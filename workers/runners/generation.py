@@ -131,7 +131,8 @@ class GenerationRunner(ModelRunner):
             constraint=None if schema is None else self._grammars.constraint(schema),
             given_tokens=prompt.given_tokens,
         )
-        key = equal_key(prompt.ids, params.max_new_tokens, params.stop, request.sampling)
+        options = (params.max_new_tokens, params.stop, request.sampling, schema)
+        key = equal_key(prompt.ids, *options)
         return [Item(request.tokens, request, key=key)]
 
 
@@ -146,7 +147,7 @@ def _sampling(params: GenerationParams, record_id: str) -> Sampling:
 
 
 def _read_answer(text: str, generated: Generated, schema: str) -> Any:
-    """The JSON of an answer; raises RecordError if it was cut or is not what was asked for."""
+    """The JSON of an answer; raises RecordError if it was cut, is wrong or cannot be stored."""
     written = len(generated.ids)
     if generated.finish_reason == "length":
         raise RecordError(
@@ -156,6 +157,12 @@ def _read_answer(text: str, generated: Generated, schema: str) -> Any:
         )
     try:
         return read_json(text, schema)
+    except OverflowError as error:
+        raise RecordError(
+            "json_invalid",
+            f"the JSON cannot be stored: {error}; bound the schema's numbers and lists (minimum, "
+            "maximum, maxItems)",
+        ) from None
     except ValueError as error:
         raise RecordError(
             "json_invalid",

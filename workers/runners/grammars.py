@@ -38,7 +38,11 @@ class Grammars:
     def constraint(self, schema: str) -> Callable[[], JsonConstraint]:
         """Fresh states of a schema; raises RecordError if this tokenizer cannot write it."""
         matcher = self._compile(schema)
-        return lambda: JsonConstraint(matcher.deep_copy(), self._eos_ids, self._threads)
+        if isinstance(matcher, str):
+            raise RecordError("json_schema", matcher)
+        return lambda: JsonConstraint(
+            matcher.deep_copy(), self._eos_ids, self._tokenizer.eos_tokens, self._threads
+        )
 
     def text(self, ids: Sequence[int]) -> str:
         """What the grammar read: a tokenizer's own decoding may change spaces."""
@@ -50,6 +54,7 @@ class Grammars:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _compile(self, schema: str) -> Any:
+        """A matcher, or why there is none: every record of the job will ask."""
         with self._lock:
             if schema not in self._compiled:
                 self._compiled[schema] = self._new_matcher(schema)
@@ -61,24 +66,35 @@ class Grammars:
     def _new_matcher(self, schema: str) -> Any:
         try:
             if self._tokenizer is None:
-                self._tokenizer = llguidance.hf.from_tokenizer(self._source)
+                self._tokenizer = self._read_tokenizer()
         except Exception as error:  # it has no class of its own for a tokenizer it cannot read
-            raise RecordError(
-                "json_schema", f"llguidance cannot read the model's tokenizer: {error}"
-            ) from None
+            return f"llguidance cannot read the model's tokenizer: {error}"
         matcher = llguidance.LLMatcher(self._tokenizer, make_grammar(schema), log_level=0)
         if matcher.is_error():
             reason = matcher.get_error().partition("\n")[0]
-            raise RecordError("json_schema", f"the schema cannot be enforced: {reason}")
+            return f"the schema cannot be enforced: {reason}"
         return matcher
+
+    def _read_tokenizer(self) -> Any:
+        """With room for end tokens that the model has and its tokenizer lacks."""
+        size = max([len(self._source), *(one + 1 for one in self._eos_ids)])
+        return llguidance.hf.from_tokenizer(self._source, n_vocab=size)
 
 
 class JsonConstraint:
     """One row's state."""
 
-    def __init__(self, matcher: Any, eos_ids: Sequence[int], threads: ThreadPoolExecutor) -> None:
+    def __init__(
+        self,
+        matcher: Any,
+        eos_ids: Sequence[int],
+        grammar_eos_ids: Sequence[int],
+        threads: ThreadPoolExecutor,
+    ) -> None:
         self._matcher = matcher
         self._eos_ids = list(eos_ids)
+        # llguidance ends texts with the tokenizer's end token; the model may have other ones.
+        self._grammar_eos_ids = list(grammar_eos_ids)
         self._threads = threads
         self._look_ahead()
 
@@ -89,6 +105,7 @@ class JsonConstraint:
         character or the schema is too complex, the end tokens let the row end as an error.
         """
         mask = torch.frombuffer(bytearray(self._mask.result()), dtype=torch.uint8).bool()
+        mask[self._grammar_eos_ids] = False
         mask[self._eos_ids] = self._complete
         if not mask.any():
             mask[self._eos_ids] = True

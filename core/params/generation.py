@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from textmill.core.errors import InvalidJobError
 from textmill.core.generators import check_generator
+from textmill.core.json_schemas import read_schema
 from textmill.core.params.base import Composition, TaskParams
 from textmill.core.prompts import Template, read_chat, write_chat
 
@@ -86,6 +87,12 @@ class GenerationParams(TaskParams):
         default=None, ge=8, description="limit of prompt and answer in tokens, below the model's"
     )
 
+    json_schema: str | None = Field(
+        default=None,
+        description="a file with a JSON Schema: every answer is JSON that fulfils it",
+        json_schema_extra={"file": "path"},
+    )
+
     @field_validator("stop", mode="before")
     @classmethod
     def _one_or_several(cls, given: Any) -> Any:
@@ -116,6 +123,14 @@ class GenerationParams(TaskParams):
             raise ValueError(str(error)) from None
         return _storable(template)
 
+    @field_validator("json_schema", mode="before")
+    @classmethod
+    def _read_json_schema(cls, given: Any) -> str | None:
+        try:
+            return None if given is None else read_schema(given)
+        except InvalidJobError as error:
+            raise ValueError(str(error)) from None
+
     @model_validator(mode="after")
     def _check_together(self) -> GenerationParams:
         for problem in self._problems():
@@ -140,6 +155,10 @@ class GenerationParams(TaskParams):
                 problems.append("messages need a chat, and chat is off; drop one of them")
             if self.system is not None or "system" in self.own_columns:
                 problems.append("a system message needs a chat, and chat is off; drop one of them")
+        if self.json_schema is not None and (self.stop or "stop" in self.own_columns):
+            problems.append(
+                "stop texts would cut the JSON that json_schema asks for; drop one of them"
+            )
         if self.max_length is not None and self.max_new_tokens >= self.max_length:
             problems.append(
                 f"max_new_tokens is {self.max_new_tokens}, which leaves no room for a prompt in a "

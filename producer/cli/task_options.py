@@ -80,30 +80,34 @@ def _is_list(model: type[TaskParams], option: str) -> bool:
 
 def _add(params: dict[str, Any], option: str, value: str, model: type[TaskParams]) -> None:
     """The last value counts; an option that takes several collects them."""
-    if _may_be_a_file(model, option):
-        value = _file_text(option, value)
+    kind = _file_kind(model, option)
+    if kind == "path":
+        value = _read_text(option, value, value)
+    elif kind:
+        value = _text_or_file(option, value)
     if _is_list(model, option):
         params[option] = [*params.get(option, []), value]
     else:
         params[option] = value
 
 
-def _may_be_a_file(model: type[TaskParams], option: str) -> bool:
+def _file_kind(model: type[TaskParams], option: str) -> Any:
+    """True if a value may be ``@FILE``, "path" if it is always a file's path."""
     extra = model.model_fields[option].json_schema_extra
-    return isinstance(extra, dict) and bool(extra.get("file"))
+    return extra.get("file") if isinstance(extra, dict) else None
 
 
-def _file_text(option: str, value: str) -> str:
-    """``@FILE`` is what the file holds, unchanged; ``@@…`` is a text that starts with one @.
-
-    Read here and not by the worker, which may be on another machine.
-    """
+def _text_or_file(option: str, value: str) -> str:
+    """``@FILE`` is what the file holds, unchanged; ``@@…`` is a text that starts with one @."""
     if not value.startswith("@"):
         return value
-    if value.startswith("@@"):
-        return value[1:]
+    return value[1:] if value.startswith("@@") else _read_text(option, value, value[1:])
+
+
+def _read_text(option: str, value: str, path: str) -> str:
+    """Read here and not by the worker, which may be on another machine."""
     try:
-        with Path(value[1:]).open(encoding="utf-8-sig", newline="") as file:
+        with Path(path).open(encoding="utf-8-sig", newline="") as file:
             return file.read()
     except OSError as error:
         raise InvalidJobError(f"{option_name(option)} {value}: {error.strerror}") from None

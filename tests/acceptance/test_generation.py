@@ -181,6 +181,61 @@ def test_what_is_wrong_is_said_before_anything_is_enqueued(
     shell.assert_nothing_written()
 
 
+def test_run_by_a_json_schema(shell: Shell) -> None:
+    model = save_generator(shell.folder / "model", every_byte=True, context=512)
+    schema = {
+        "type": "object",
+        "properties": {"name": {"type": "string", "maxLength": 8}, "age": {"enum": [1, 22, None]}},
+        "required": ["name", "age"],
+        "additionalProperties": False,
+    }
+    file = shell.write("texts.txt", PROMPTS)
+    words = ["--max-new-tokens", "90", "--json-schema", shell.write("s.json", json.dumps(schema))]
+    done = shell.run("run", file, *RUN, model, *words)
+
+    assert done.returncode == 0, done.stderr
+    rows = rows_of(shell)
+    assert len(rows) == 5
+    for row in rows:
+        assert json.loads(row["output"]) == row["detail"]["json"]
+        assert row["detail"]["json"].keys() == {"name", "age"}
+        assert row["detail"]["json"]["age"] in (1, 22, None)
+        assert len(row["detail"]["json"]["name"]) <= 8
+
+    assert len(set(outputs(shell))) > 1
+
+    words[1] = "3"
+    done = shell.run("run", file, *RUN, model, *words)
+    assert done.returncode == 3, done.stderr
+    errors = [row["error_code"] for row in rows_of(shell) if row["error_code"]]
+    assert errors == ["json_incomplete"] * 5
+
+
+@pytest.mark.parametrize(
+    ("schema", "words", "parts"),
+    [
+        (None, [], ["--json-schema", "s.json: No such file"]),
+        ("{", [], ["'json_schema'", "not JSON: Expecting property name", "line 1, column 2"]),
+        ("[1]", [], ["expected a JSON Schema, an object"]),
+        ('{"type": "strng"}', [], ["no valid JSON Schema: 'strng'"]),
+        ('{"type": "string", "minLength": 5, "maxLength": 2}', [], ["minLength (5) is greater"]),
+        ('{"not": {}}', [], ["the keyword 'not', at $, is not supported"]),
+        ("{}", ["--stop", "x"], ["stop texts would cut the JSON"]),
+    ],
+)
+def test_a_wrong_schema_is_said_before_anything_is_enqueued(
+    shell: Shell, schema: str | None, words: list[str], parts: list[str]
+) -> None:
+    model = save_generator(shell.folder / "model", chat=False)
+    path = shell.folder / "s.json"
+    if schema is not None:
+        path.write_text(schema)
+    options = ["--json-schema", path, *words]
+    done = shell.run("run", shell.write("texts.txt", PROMPTS), *RUN, model, *options)
+    assert_user_error(done, *parts)
+    shell.assert_nothing_written()
+
+
 def test_an_encoder_writes_no_texts(shell: Shell) -> None:
     model = save_model(shell.folder / "model", "BertModel")
     done = shell.run("run", shell.write("texts.txt", PROMPTS), *RUN, model)

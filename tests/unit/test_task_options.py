@@ -27,6 +27,7 @@ class GivenParams(TaskParams):
     context: str | None = Field(
         default=None, description="a text or a file", json_schema_extra={"file": True}
     )
+    form: str | None = Field(default=None, description="a file", json_schema_extra={"file": "path"})
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +72,10 @@ def test_a_column_is_named_for_any_field() -> None:
     [
         (["--max-new-token", "3"], "did you mean '--max-new-tokens'"),
         (["--limt", "3"], "did you mean '--limit'"),
-        (["--no-question"], "--question, --max-new-tokens, --multi-label, --stop, --context"),
+        (
+            ["--no-question"],
+            "--question, --max-new-tokens, --multi-label, --stop, --context, --form",
+        ),
         (["-q"], "no option -q"),
         (["--question"], "--question has no value"),
         (["--text-column"], "--text-column has no value"),
@@ -88,6 +92,15 @@ def test_an_option_may_be_a_file(tmp_path: Path) -> None:
     assert split("in.csv", "--context", f"@{path}").params == {"context": "é\r\n @x "}
     assert split("in.csv", "--context=@@home").params == {"context": "@home"}
     assert split("in.csv", "--question", "@home").params == {"question": "@home"}
+
+
+def test_an_option_may_always_be_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "@a.json"
+    path.write_bytes("\ufeff{}\n".encode())
+    assert split("in.csv", "--form", str(path)).params == {"form": "{}\n"}
+    for missing in ("nowhere.json", "@nowhere.json"):
+        with pytest.raises(InvalidJobError, match=f"--form {missing}: No such file"):
+            split("in.csv", f"--form={missing}")
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:

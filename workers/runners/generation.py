@@ -16,12 +16,14 @@ import transformers
 
 from textmill.core.errors import EngineClosedError, RecordError
 from textmill.core.jobs import Record
+from textmill.core.json_schemas import read_json
 from textmill.core.params import GenerationParams, TaskParams
 from textmill.workers.items import Item, ModelRequest, Output, Step, equal_key
 from textmill.workers.runners import devices, loading
 from textmill.workers.runners.base import ModelRunner
 from textmill.workers.runners.decoding.loop import DecodeLoop
 from textmill.workers.runners.decoding.requests import DecodeRequest, Generated, Sampling
+from textmill.workers.runners.grammars import Grammars
 from textmill.workers.runners.lengths import truncation_mark
 from textmill.workers.runners.loading import Loaded
 from textmill.workers.runners.prompting import PromptEncoder
@@ -46,6 +48,7 @@ class GenerationRunner(ModelRunner):
         super().__init__(loaded)
         self._prompts = PromptEncoder(loaded.tokenizer)
         self._eos_ids = find_eos_ids(loaded.model, loaded.tokenizer.source)
+        self._grammars = Grammars(loaded.tokenizer.source, self._eos_ids)
         self.max_rows = MAX_ROWS.get(self._device.type, MAX_ROWS["cpu"])
         self.max_held_tokens = cache_tokens(loaded.model, self._device)
         self._loop: DecodeLoop | None = DecodeLoop(
@@ -86,12 +89,14 @@ class GenerationRunner(ModelRunner):
         request: PromptRequest = items[0].data
         generated: Generated = raw[0]
         read = len(request.ids)
+        detail: dict[str, Any] = {"finish_reason": generated.finish_reason}
+        detail |= truncation_mark(read, request.given_tokens)
+        text = generated.text
+        if isinstance(params, GenerationParams) and params.json_schema is not None:
+            text = self._grammars.text(generated.ids)
+            detail["json"] = _read_answer(text, generated, params.json_schema)
         return Output(
-            output=generated.text,
-            detail={"finish_reason": generated.finish_reason}
-            | truncation_mark(read, request.given_tokens),
-            input_tokens=read,
-            output_tokens=len(generated.ids),
+            output=text, detail=detail, input_tokens=read, output_tokens=len(generated.ids)
         )
 
     def warm_up(self) -> None:
@@ -104,6 +109,7 @@ class GenerationRunner(ModelRunner):
     def close(self) -> None:
         """Free the model and the cache; outputs can still be joined."""
         self._loop = None
+        self._grammars.close()
         super().close()
 
     def _open_loop(self) -> DecodeLoop:
@@ -115,15 +121,18 @@ class GenerationRunner(ModelRunner):
         text = check_text("text", record.inputs.get("text"))
         params = own_params(record, job_params, GenerationParams, "generation")
         prompt = self._prompts.encode(text, params)
+        schema = params.json_schema
         request = PromptRequest(
             prompt.ids,
             params.max_new_tokens,
             eos_ids=self._eos_ids,
             stop=params.stop,
             sampling=_sampling(params, record.record_id),
+            constraint=None if schema is None else self._grammars.constraint(schema),
             given_tokens=prompt.given_tokens,
         )
-        key = equal_key(prompt.ids, params.max_new_tokens, params.stop, request.sampling)
+        options = (params.max_new_tokens, params.stop, request.sampling, schema)
+        key = equal_key(prompt.ids, *options)
         return [Item(request.tokens, request, key=key)]
 
 
@@ -135,6 +144,31 @@ def _sampling(params: GenerationParams, record_id: str) -> Sampling:
         seed=mix_seed(params.seed, record_id) if params.temperature > 0 else 0,
         repetition_penalty=params.repetition_penalty,
     )
+
+
+def _read_answer(text: str, generated: Generated, schema: str) -> Any:
+    """The JSON of an answer; raises RecordError if it was cut, is wrong or cannot be stored."""
+    written = len(generated.ids)
+    if generated.finish_reason == "length":
+        raise RecordError(
+            "json_incomplete",
+            f"the JSON was not complete after {written} tokens; give a larger max_new_tokens, or "
+            "bound the schema's strings and lists (maxLength, maxItems)",
+        )
+    try:
+        return read_json(text, schema)
+    except OverflowError as error:
+        raise RecordError(
+            "json_invalid",
+            f"the JSON cannot be stored: {error}; bound the schema's numbers and lists (minimum, "
+            "maximum, maxItems)",
+        ) from None
+    except ValueError as error:
+        raise RecordError(
+            "json_invalid",
+            f"what came after {written} tokens does not fulfil json_schema: {error}; the model's "
+            "vocabulary may lack a character, or the schema be too complex: try a simpler one",
+        ) from None
 
 
 def mix_seed(seed: int, record_id: str) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from textmill.core import generators
 from textmill.core.errors import ConfigurationError, InvalidJobError, RecordError
 from textmill.core.params import (
     ClassificationParams,
@@ -68,15 +69,15 @@ TASKS: dict[str, Task] = {
         params=GenerationParams,
         runner="textmill.workers.runners.generation:GenerationRunner",
         chunk_records=32,
-        architecture=("ForCausalLM", "GPT2LMHeadModel", "OpenAIGPTLMHeadModel"),
+        architecture=generators.ARCHITECTURES,
     ),
     "zero-shot-classification": Task(
         name="zero-shot-classification",
-        description="scores for labels of your own, by a model of natural language inference",
+        description="scores for labels of your own, by a model of inference or of chats",
         params=ZeroShotParams,
-        runner="textmill.workers.runners.zero_shot:ZeroShotRunner",
+        runner="textmill.workers.runners.own_labels:OwnLabels",
         chunk_records=64,
-        architecture="ForSequenceClassification",
+        architecture=("ForSequenceClassification", *generators.ARCHITECTURES),
     ),
 }
 

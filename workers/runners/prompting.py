@@ -50,6 +50,25 @@ class PromptEncoder:
             return self._encode_wrapped(text, room, params)
         return self._encode_plain(text, room, params)
 
+    def encode_text(self, text: str) -> list[int]:
+        """As the tokenizer does it, with its own first token; raises RecordError for none."""
+        with self._lock:
+            ids: list[int] = self._source.encode(text)
+        if not ids:
+            raise RecordError("empty_text", "the prompt has no tokens")
+        return ids
+
+    def encode_bare(self, text: str) -> list[int]:
+        """Without special tokens."""
+        with self._lock:
+            ids: list[int] = self._source.encode(text, add_special_tokens=False)
+        return ids
+
+    def encode_after(self, before: str, text: str) -> list[int]:
+        """The tokens of a text behind another one, where the border is one of tokens too."""
+        head, whole = self.encode_bare(before), self.encode_bare(before + text)
+        return whole[len(head) :] if whole[: len(head)] == head else self.encode_bare(text)
+
     def _room(self, params: GenerationParams) -> int:
         """How many tokens a prompt may have."""
         limit: int = min(self._limit, params.max_length or self._limit)
@@ -64,10 +83,7 @@ class PromptEncoder:
 
     def _encode_plain(self, text: str, room: int, params: GenerationParams) -> Prompt:
         """As the tokenizer does it, with its own first token; cut behind that one."""
-        with self._lock:
-            ids: list[int] = self._source.encode(text)
-        if not ids:
-            raise RecordError("empty_text", "the prompt has no tokens")
+        ids = self.encode_text(text)
         if len(ids) <= room:
             return Prompt(ids, len(ids))
         if params.on_long == "error" or room <= self._prefix:
@@ -77,7 +93,7 @@ class PromptEncoder:
 
     def _encode_wrapped(self, text: str, room: int, params: GenerationParams) -> Prompt:
         """A prompt as the user's message; its beginning is cut until the whole chat fits."""
-        ids = self._write(_as_chat(text, params))
+        ids = self.write(_as_chat(text, params))
         given = len(ids)
         while len(ids) > room:
             if params.on_long == "error":
@@ -85,26 +101,37 @@ class PromptEncoder:
             text = self._without_first(text, len(ids) - room)
             if not text:
                 raise _too_long(given, room, params)
-            ids = self._write(_as_chat(text, params))
+            ids = self.write(_as_chat(text, params))
         return Prompt(ids, given)
 
     def _encode_chat(self, chat: Chat, room: int, params: GenerationParams) -> Prompt:
         """The chat, without its oldest turns if it is too long."""
-        ids = self._write(chat)
+        ids = self.write(chat)
         given = len(ids)
         while len(ids) > room:
             shorter = drop_oldest_turn(chat)
             if params.on_long == "error" or shorter is None:
                 raise _too_long(given, room, params)
             chat = shorter
-            ids = self._write(chat)
+            ids = self.write(chat)
         return Prompt(ids, given)
 
-    def _write(self, chat: Chat) -> list[int]:
+    def write(self, chat: Chat) -> list[int]:
         """The chat and the start of the answer, as the model was taught to read them.
 
         A control token inside a message is text: no text can end its message and forge the next.
         """
+        found: list[int] = self._apply_template(
+            chat, tokenize=True, return_dict=False, sanitize_control_tokens=True
+        )
+        return found
+
+    def render(self, chat: Chat) -> str:
+        """What ``write`` encodes, as a text."""
+        found: str = self._apply_template(chat, tokenize=False)
+        return found
+
+    def _apply_template(self, chat: Chat, **how: Any) -> Any:
         if not self.has_chat_template:
             raise RecordError(
                 "no_chat_template",
@@ -113,25 +140,27 @@ class PromptEncoder:
             )
         try:
             with self._lock:
-                ids: list[int] = self._source.apply_chat_template(
-                    chat,
-                    add_generation_prompt=True,
-                    tokenize=True,
-                    return_dict=False,
-                    sanitize_control_tokens=True,
-                )
+                return self._source.apply_chat_template(chat, add_generation_prompt=True, **how)
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             raise RecordError(
                 "chat_template", f"the model's chat template refuses the chat: {error}"
             ) from None
-        return ids
 
     def _without_first(self, text: str, tokens: int) -> str:
         """The text without at least so many tokens of its beginning."""
+        rest = [start for start, _ in self._offsets(text)[tokens:]]
+        return text[max(1, rest[0]) :] if rest else ""
+
+    def without_last(self, text: str, tokens: int) -> str:
+        """The text without at least so many tokens of its end."""
+        rest = [end for _, end in self._offsets(text)[:-tokens]]
+        return text[: min(len(text) - 1, rest[-1])] if rest else ""
+
+    def _offsets(self, text: str) -> list[tuple[int, int]]:
         with self._lock:
             encoding = self._source.backend_tokenizer.encode(text, add_special_tokens=False)
-        rest = [start for start, _ in encoding.offsets[tokens:]]
-        return text[max(1, rest[0]) :] if rest else ""
+        offsets: list[tuple[int, int]] = encoding.offsets
+        return offsets
 
 
 def _as_chat(text: str, params: GenerationParams) -> Chat:

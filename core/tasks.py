@@ -21,7 +21,9 @@ from textmill.core.params import (
     EmbeddingsParams,
     GenerationParams,
     QuestionAnsweringParams,
+    SummarizationParams,
     TaskParams,
+    TranslationParams,
     ZeroShotParams,
 )
 
@@ -35,10 +37,11 @@ class Task:
     params: type[TaskParams]
     runner: str  # "module:Class", imported by workers only
     chunk_records: int = 256  # a chunk ends at this many records
-    architecture: str | tuple[str, ...] | None = (
-        None  # what the model's class must end with, or one of several; None: nothing is checked
-    )
+    # what the model's class must end with, one of several; None: nothing is checked
+    architecture: str | tuple[str, ...] | None = None
 
+
+ENCODER_DECODERS = ("ForConditionalGeneration", "MTModel", "T5WithLMHeadModel")
 
 TASKS: dict[str, Task] = {
     "classification": Task(
@@ -55,6 +58,21 @@ TASKS: dict[str, Task] = {
         runner="textmill.workers.runners.question_answering:QuestionAnsweringRunner",
         chunk_records=64,
         architecture="ForQuestionAnswering",
+    ),
+    "translation": Task(
+        name="translation",
+        description="each text in another language, sentence by sentence",
+        params=TranslationParams,
+        runner="textmill.workers.runners.translation:TranslationRunner",
+        architecture=ENCODER_DECODERS,
+    ),
+    "summarization": Task(
+        name="summarization",
+        description="a short text for each long one",
+        params=SummarizationParams,
+        runner="textmill.workers.runners.summarization:SummarizationRunner",
+        chunk_records=64,
+        architecture=ENCODER_DECODERS,
     ),
     "embeddings": Task(
         name="embeddings",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from textmill.db.session import Database
 
 SHOWN_LABELS = 20
+OPTION_WIDTH = 60
 EXIT_CODES = {
     JobStatus.COMPLETED: 0,
     JobStatus.COMPLETED_WITH_ERRORS: 3,
@@ -99,13 +100,21 @@ def summarize(database: Database, job_id: str, *, errors: bool = True) -> Summar
         )
 
 
+def _options(params: dict[str, Any]) -> str:
+    """The options that are not their defaults, long texts shortened."""
+    return ", ".join(
+        f"{name}={shorten(repr(value), OPTION_WIDTH)}" for name, value in params.items()
+    )
+
+
 def describe_job(summary: Summary, settings: Settings) -> str:
     """Several lines for a person: what it is, how it went, what to type next."""
     job = summary.job
     parts = [headline(summary), ""]
     parts += [
         f"  job       {job.id}  {job.name or ''}".rstrip(),
-        f"  task      {job.task} {job.params or ''}".rstrip(),
+        f"  task      {job.task}",
+        *([f"  options   {_options(job.params)}"] if job.params else []),
         f"  model     {job.model}" + (f" @ {job.revision}" if job.revision else ""),
         *([f"            {job.model_version}"] if job.model_version else []),
         f"  queue     {job.queue}, priority {job.priority}",

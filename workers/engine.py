@@ -19,6 +19,7 @@ from textmill.core.errors import EngineClosedError, ModelLoadError, RetryableErr
 from textmill.core.jobs import Record
 from textmill.core.params import TaskParams
 from textmill.workers.batching import BatchTurns, DeviceTime, Ended, Turns
+from textmill.workers.equal_items import EqualItems
 from textmill.workers.items import (
     Activity,
     AnyRunner,
@@ -74,6 +75,7 @@ class Engine:
         self._changed = Condition()  # guards all below, tells of every change
         self._runner: AnyRunner | None = None
         self._turns: Turns = self._make_turns(None)
+        self._equal = EqualItems[Submission]()
         self._open: set[Submission] = set()
         self._submitting = 0
         self._idle_since: float | None = time.monotonic()
@@ -167,8 +169,13 @@ class Engine:
         with self._changed:
             self._changed.wait_for(lambda: self._admits(len(entries)))
             self._check_ready()
+            to_compute, known = self._equal.admit(entries)
+            submission.unsettled -= known
+            if submission.unsettled == 0:
+                submission.settle()
+                return
             self._open.add(submission)
-            self._turns.queue.add(entries)
+            self._turns.queue.add(to_compute)
             self._changed.notify_all()
 
     def _admits(self, count: int) -> bool:
@@ -187,6 +194,7 @@ class Engine:
         with self._changed:
             if submission in self._open:
                 self._turns.queue.drop(submission)
+                self._turns.queue.add(self._equal.drop(submission.entries))
                 self._release([submission], CancelledError())
         self._note_idle()
 
@@ -239,13 +247,14 @@ class Engine:
 
     def _settle(self, ended: Ended) -> None:
         done = []
-        for entry, row in ended:
-            entry.row = row
-            owner = entry.owner
-            owner.unsettled -= 1
-            if owner.unsettled == 0:
-                done.append(owner)
         with self._changed:
+            for computed, row in ended:
+                for entry in (computed, *self._equal.settle(computed, row)):
+                    entry.row = row
+                    owner = entry.owner
+                    owner.unsettled -= 1
+                    if owner.unsettled == 0:
+                        done.append(owner)
             self._release(done)
             self._changed.notify_all()  # there is room for more
         if done:
@@ -304,6 +313,7 @@ class Engine:
 
     def _settle_all(self, error: Exception) -> None:
         self._turns.queue.clear()
+        self._equal.forget_flights()
         self._release(list(self._open), error)
         self._changed.notify_all()
 

@@ -5,9 +5,11 @@ Knows neither SQL, Celery nor torch, so an engine runs alone on a machine that h
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from hashlib import blake2b
 from typing import Any, Protocol, TypeGuard
 
 from textmill.core.checkpoints import NOTHING, Permits
@@ -73,12 +75,21 @@ class Item:
     """One unit of a batch: a whole text, or a window or sentence of one.
 
     ``length`` counts tokens as the model sees them (special tokens included); ``data`` is what the
-    runner's ``forward`` reads; only items of equal ``group`` may share a batch.
+    runner's ``forward`` reads; only items of equal ``group`` may share a batch. Items of equal
+    ``key`` get the same raw output, so one of them is computed; see ``equal_key``.
     """
 
     length: int
     data: Any
     group: Hashable = None
+    key: bytes | None = None
+
+
+def equal_key(ids: Sequence[int], *rest: Hashable) -> bytes:
+    """A key of all that an item's raw output depends on: token ids, and options with a repr."""
+    digest = blake2b(array("q", ids), digest_size=16)
+    digest.update(repr(rest).encode())
+    return digest.digest()
 
 
 @dataclass(slots=True)

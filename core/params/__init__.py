@@ -8,6 +8,9 @@ from textmill.core.params.classification import ClassificationParams
 from textmill.core.params.embeddings import EmbeddingsParams
 from textmill.core.params.generation import GenerationParams
 from textmill.core.params.question_answering import QuestionAnsweringParams
+from textmill.core.params.seq2seq import Seq2SeqParams
+from textmill.core.params.summarization import SummarizationParams
+from textmill.core.params.translation import TranslationParams
 from textmill.core.params.zero_shot import ZeroShotParams
 
 __all__ = [
@@ -16,7 +19,10 @@ __all__ = [
     "EmbeddingsParams",
     "GenerationParams",
     "QuestionAnsweringParams",
+    "Seq2SeqParams",
+    "SummarizationParams",
     "TaskParams",
     "TextParams",
+    "TranslationParams",
     "ZeroShotParams",
 ]

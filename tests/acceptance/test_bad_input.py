@@ -104,13 +104,11 @@ def test_a_wrong_model_folder_is_refused_before_anything_is_enqueued(
     shell.assert_nothing_written()
 
 
-def test_an_unknown_hub_model_fails_the_job_with_the_reason(shell: Shell) -> None:
+def test_a_hub_model_that_is_not_here_and_cannot_be_fetched(shell: Shell) -> None:
     texts = shell.write("texts.txt", "a\n")
     done = shell.run("run", texts, "--model", "nobody/nothing", "--devices", "cpu")
-    assert done.returncode == 1
-    assert "'nobody/nothing'" in done.stdout
-    assert shell.rows("jobs")[0]["status"] == "failed"
-    assert len(shell.rows("payloads")) == 1  # kept for retry
+    assert_user_error(done, "'nobody/nothing'", "hf download nobody/nothing")
+    shell.assert_nothing_written()
 
 
 def test_skip_bad_turns_bad_rows_into_error_rows_at_once(shell: Shell) -> None:

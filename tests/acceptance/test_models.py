@@ -65,6 +65,7 @@ def test_the_commit_is_that_of_the_submission(shell: Shell, cache: HubCache) -> 
     assert _labels(shell, second) == {"new"}
 
 
+@pytest.mark.timeout(600)  # three workers load a model, one after the other
 def test_all_workers_of_a_job_run_the_commit_of_the_first(shell: Shell, cache: HubCache) -> None:
     """Submitted where nobody knows the commit; the branch moves between two workers."""
     texts = shell.write("texts.txt", "free win now call me\n" * 60_000)

@@ -43,7 +43,7 @@ def test_sessions_that_the_database_ends_under_load(
     database_shell: Shell, own_postgres: PostgresServer
 ) -> None:
     database_shell.start_worker("--devices", "cpu,cpu")
-    load = Load(database_shell, 400)
+    load = Load(database_shell, 1000)  # more than is done in ten rounds on a busy machine
     for _ in range(10):
         load.wait_for_results()
         assert own_postgres.execute(
@@ -147,7 +147,7 @@ def small_disk_shell(tmp_path: Path, broker_url: str) -> Iterator[SmallDiskShell
 def test_a_disk_that_is_full_for_a_while(small_disk_shell: SmallDiskShell) -> None:
     shell = small_disk_shell
     shell.start_worker()
-    load = Load(shell, 400)
+    load = Load(shell, 1000)
     load.wait_for_results()
     shell.inside(f"cat /dev/zero > {shell.disk}/ballast || true")
     shell.wait_for_log("to=database")

@@ -109,7 +109,9 @@ def scene(
     monkeypatch.setenv("TEXTMILL_DATABASE_URL", migrated_url)
     monkeypatch.setenv("TEXTMILL_BROKER_URL", broker_url)
     monkeypatch.syspath_prepend(PLUGINS)
-    fake = replace(TASKS["classification"], name="fake", runner="fake_tasks:FakeRunner")
+    fake = replace(
+        TASKS["classification"], name="fake", runner="fake_tasks:FakeRunner", architecture=None
+    )
     monkeypatch.setitem(TASKS, "fake", fake)
     settings = load_settings(sweep_seconds=3600)  # nobody sweeps but the test
     onlooker = Onlooker(settings)

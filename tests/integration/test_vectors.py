@@ -23,6 +23,8 @@ from textmill.producer.vectors import read_matrix, read_vectors
 from .. import builders
 from ..builders import job_of, make_job
 
+MODEL = Path(__file__).resolve().parents[2] / "examples" / "sms_spam" / "model"
+
 database, postgresql, tables_url = builders.database, builders.postgresql, builders.tables_url
 
 VECTORS = {
@@ -93,7 +95,7 @@ def test_without_numpy_vectors_say_so_and_the_rest_works(home: Path) -> None:
     code = (
         "import sys; sys.modules['numpy'] = None\n"
         "from textmill import Job, submit, TextmillError\n"
-        "job = submit([{'text': 'a'}], task='embeddings', model='org/model')\n"
+        f"job = submit([{{'text': 'a'}}], task='embeddings', model='{MODEL}')\n"
         "print(job.status, list(job.results()))\n"
         "for read in (job.vectors, job.matrix):\n"
         "    try:\n"

@@ -16,7 +16,8 @@ def expected_probabilities(line: torch.Tensor, one: Sampling) -> torch.Tensor:
         scores = TopKLogitsWarper(one.top_k)(None, scores)
     if one.top_p < 1:
         scores = TopPLogitsWarper(one.top_p)(None, scores)
-    return scores.softmax(dim=1)[0]
+    found: torch.Tensor = scores.softmax(dim=1)[0]
+    return found
 
 
 @pytest.mark.parametrize("spread", [0.05, 1.0, 6.0])

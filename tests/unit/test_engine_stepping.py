@@ -13,9 +13,11 @@ import pytest
 from textmill.core.errors import RecordError
 from textmill.core.jobs import Record
 from textmill.core.params import TaskParams
-from textmill.workers.engine import Activity, Engine, EngineState, Submission
+from textmill.core.settings import Settings
+from textmill.workers.engine import Engine, EngineState, Submission
 from textmill.workers.items import DeviceLostError, DeviceOutOfMemoryError, Item, Output, Step
 from textmill.workers.scheduler import GOOD_BATCHES_TO_RECOVER
+from textmill.workers.watchdog import find_fault
 
 PARAMS = TaskParams()
 WAIT = 10.0  # seconds; a test that needs them has failed
@@ -224,15 +226,16 @@ def test_a_step_that_does_nothing_is_the_runners_fault(engine: Engine, runner: C
 
 
 def test_every_step_is_progress_and_one_that_hangs_is_seen(engine: Engine, runner: Counter) -> None:
+    """Given a limit for a batch, a long generation is no fault, and a step that hangs is one."""
+    limits = Settings(batch_timeout_seconds=1)
     submission = submit(engine, "a" * 10**6)
-    before = engine.last_progress
-    wait_until(lambda: engine.last_progress > before)
     wait_until(lambda: submission.output_tokens > 2)
+    began = time.monotonic()
+    while time.monotonic() - began < 1.5:
+        assert find_fault([engine], limits, woke_at=0) is None
+        time.sleep(0.05)
     runner.gate.clear()
-    wait_until(lambda: engine.activity is Activity.FORWARD)
-    stuck = [engine.last_progress]
-    wait_until(lambda: stuck[-1] == (stuck.append(engine.last_progress) or engine.last_progress))
-    assert engine.busy
+    wait_until(lambda: find_fault([engine], limits, woke_at=0) is not None)
     submission.cancel()
 
 

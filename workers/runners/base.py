@@ -11,20 +11,21 @@ from typing import TYPE_CHECKING, Any
 from textmill.workers.items import ModelRequest
 
 if TYPE_CHECKING:
+    import torch
+
     from textmill.workers.runners.loading import Loaded
 
 
-class ModelRunner:
-    """One loaded model on one device. What is done with it is the subclasses' business."""
+class DeviceRunner:
+    """A model on one device. What is done with it is the subclasses' business."""
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, model: Any, device: torch.device) -> None:
         from textmill.workers.runners import devices, quantizing
 
-        self._model: Any = loaded.model
-        self._tokenizer = loaded.tokenizer
-        self._device = loaded.device
-        self.max_batch_tokens = devices.default_batch_tokens(loaded.device)
-        self.memory_bytes = quantizing.memory_bytes(loaded.model)
+        self._model = model
+        self._device = device
+        self.max_batch_tokens = devices.default_batch_tokens(device)
+        self.memory_bytes = quantizing.memory_bytes(model)
 
     @staticmethod
     def estimate_bytes(request: ModelRequest) -> int:
@@ -39,3 +40,11 @@ class ModelRunner:
 
         self._model = None
         devices.release_memory(self._device)
+
+
+class ModelRunner(DeviceRunner):
+    """A model that comes with a tokenizer of the usual kind, on one device."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        super().__init__(loaded.model, loaded.device)
+        self._tokenizer = loaded.tokenizer

@@ -14,7 +14,7 @@ import transformers
 from textmill.core.errors import RecordError
 from textmill.core.jobs import Record
 from textmill.core.params import ClassificationParams, TaskParams
-from textmill.workers.items import Item, ModelRequest, Output
+from textmill.workers.items import Item, ModelRequest, Output, equal_key
 from textmill.workers.runners import devices, loading
 from textmill.workers.runners.base import ModelRunner
 from textmill.workers.runners.lengths import Encoded, fit_ids, truncation_mark
@@ -78,7 +78,8 @@ class ClassificationRunner(ModelRunner):
 
     def _item(self, ids: list[int], params: ClassificationParams) -> Item:
         encoded = fit_ids(ids, self._tokenizer, params)
-        return Item(len(encoded.ids), encoded, self._activation_for(params))
+        activation = self._activation_for(params)
+        return Item(len(encoded.ids), encoded, activation, equal_key(encoded.ids, activation))
 
     def _activation_for(self, params: ClassificationParams) -> str:
         if params.multi_label is None:

@@ -17,7 +17,7 @@ from textmill.core.errors import RecordError
 from textmill.core.jobs import Record
 from textmill.core.params import EmbeddingsParams, TaskParams
 from textmill.core.sentences import SentenceDefaults, check_embedder, read_defaults
-from textmill.workers.items import Item, ModelRequest, Output
+from textmill.workers.items import Item, ModelRequest, Output, equal_key
 from textmill.workers.runners import devices, loading
 from textmill.workers.runners.base import ModelRunner
 from textmill.workers.runners.lengths import Encoded, fit_ids, truncation_mark
@@ -92,7 +92,7 @@ class EmbeddingsRunner(ModelRunner):
             raise RecordError("invalid_params", message)
         encoded = fit_ids(ids, self._tokenizer, params)
         pooling = self._defaults.pooling if params.pooling == "auto" else params.pooling
-        return Item(len(encoded.ids), encoded, pooling)
+        return Item(len(encoded.ids), encoded, pooling, equal_key(encoded.ids, pooling))
 
     def _vectors(self, ids: list[list[int]], pooling: str) -> np.ndarray:
         inputs = pack_ids(ids, self._tokenizer.pad_id, self._device)

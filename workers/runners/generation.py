@@ -17,7 +17,7 @@ import transformers
 from textmill.core.errors import EngineClosedError, RecordError
 from textmill.core.jobs import Record
 from textmill.core.params import GenerationParams, TaskParams
-from textmill.workers.items import Item, ModelRequest, Output, Step
+from textmill.workers.items import Item, ModelRequest, Output, Step, equal_key
 from textmill.workers.runners import devices, loading
 from textmill.workers.runners.base import ModelRunner
 from textmill.workers.runners.decoding.loop import DecodeLoop
@@ -123,7 +123,8 @@ class GenerationRunner(ModelRunner):
             sampling=_sampling(params, record.record_id),
             given_tokens=prompt.given_tokens,
         )
-        return [Item(request.tokens, request)]
+        key = equal_key(prompt.ids, params.max_new_tokens, params.stop, request.sampling)
+        return [Item(request.tokens, request, key=key)]
 
 
 def _sampling(params: GenerationParams, record_id: str) -> Sampling:
@@ -131,7 +132,7 @@ def _sampling(params: GenerationParams, record_id: str) -> Sampling:
         temperature=params.temperature,
         top_k=params.top_k or 0,
         top_p=1.0 if params.top_p is None else params.top_p,
-        seed=mix_seed(params.seed, record_id),
+        seed=mix_seed(params.seed, record_id) if params.temperature > 0 else 0,
         repetition_penalty=params.repetition_penalty,
     )
 

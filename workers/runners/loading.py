@@ -28,6 +28,15 @@ class Loaded:
     checkpoint: Checkpoint
 
 
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A model on its device, and the files it came from."""
+
+    model: Any
+    device: torch.device
+    checkpoint: Checkpoint
+
+
 def load_model(
     request: ModelRequest, auto_class: Any, *, outcome: str, unused: str | None = None
 ) -> Loaded:
@@ -36,13 +45,34 @@ def load_model(
     ``outcome`` says what missing weights would make random, such as ``labels``; weights that have
     ``unused`` in their name may be missing.
     """
-    device = devices.choose_device(request.device)
-    dtype = devices.choose_dtype(request.dtype, device)
+    checkpoint = open_model(request)
+    with files_for_transformers(checkpoint) as files:
+        tokenizer = load_tokenizer(checkpoint, files)
+    weights = load_weights(request, checkpoint, auto_class, outcome=outcome, unused=unused)
+    return Loaded(weights.model, tokenizer.fit(weights.model), weights.device, checkpoint)
+
+
+def open_model(request: ModelRequest) -> Checkpoint:
+    """The model's files, of an architecture that does the task; raises ModelLoadError."""
+    devices.choose_dtype(request.dtype, devices.choose_device(request.device))
     checkpoint = open_checkpoint(request.model, request.revision, permits=request.permits)
     require_architecture(checkpoint, get_task(request.task))
     _refuse_code(checkpoint)
+    return checkpoint
+
+
+def load_weights(
+    request: ModelRequest,
+    checkpoint: Checkpoint,
+    auto_class: Any,
+    *,
+    outcome: str,
+    unused: str | None = None,
+) -> Weights:
+    """The model alone, as ``load_model`` has it; raises ModelLoadError."""
+    device = devices.choose_device(request.device)
+    dtype = devices.choose_dtype(request.dtype, device)
     with files_for_transformers(checkpoint) as files:
-        tokenizer = load_tokenizer(checkpoint, files)
         model, missing = _read_weights(checkpoint, files, auto_class, dtype)
     lacking = sorted(name for name in missing if unused is None or unused not in name)
     if lacking:
@@ -54,7 +84,7 @@ def load_model(
     if request.dtype == devices.INT8:
         quantize(model)
     devices.run_on_device(device, lambda: model.to(device))
-    return Loaded(model, tokenizer.fit(model), device, checkpoint)
+    return Weights(model, device, checkpoint)
 
 
 def estimate_bytes(request: ModelRequest) -> int:

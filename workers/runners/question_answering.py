@@ -16,7 +16,7 @@ import transformers
 from textmill.core.errors import RecordError
 from textmill.core.jobs import Record
 from textmill.core.params import QuestionAnsweringParams, TaskParams
-from textmill.workers.items import Item, ModelRequest, Output
+from textmill.workers.items import Item, ModelRequest, Output, equal_key
 from textmill.workers.runners import devices, loading
 from textmill.workers.runners.answers import Asked, Window, best_answer
 from textmill.workers.runners.base import ModelRunner
@@ -110,11 +110,16 @@ class QuestionAnsweringRunner(ModelRunner):
             message = f"the context takes {len(cuts)} windows, the limit is {params.max_windows}"
             raise RecordError("context_too_long", message)
         head = [*self._template.head, *question, *self._template.middle]
-        extra = len(question) + self._template.overhead
-        return [
-            Item(extra + after - first, Window(asked, head, context, first, after))
-            for first, after in cuts
-        ]
+        return [self._item(Window(asked, head, context, first, after)) for first, after in cuts]
+
+    def _item(self, window: Window) -> Item:
+        ids, params = self._ids(window), window.asked.params
+        key = equal_key(ids, len(window.head), params.max_answer_tokens, params.top_k)
+        return Item(len(ids), window, key=key)
+
+    def _ids(self, window: Window) -> list[int]:
+        context = window.context.ids[window.first : window.after].tolist()
+        return [*window.head, *context, *self._template.tail]
 
     def _room(
         self, params: QuestionAnsweringParams, window: int, question: int, tokens: int
@@ -134,8 +139,7 @@ class QuestionAnsweringRunner(ModelRunner):
         return room, overlap
 
     def _find_spans(self, windows: Sequence[Window]) -> list[WindowSpans | None]:
-        tail = list(self._template.tail)
-        ids = [[*w.head, *w.context.ids[w.first : w.after].tolist(), *tail] for w in windows]
+        ids = [self._ids(window) for window in windows]
         inputs = pack_ids(ids, self._tokenizer.pad_id, self._device)
         bounds = torch.tensor(
             [

@@ -42,7 +42,7 @@ class TextTokenizer:
 
     def fit(self, model: Any) -> TextTokenizer:
         """Take the model's own limit and padding into account."""
-        self.limit = min(self.limit, _position_limit(model))
+        self.limit = min(self.limit, position_limit(model))
         config = model.config.get_text_config()
         if self.pad_id is None:
             # Such a classifier reads the last token that is not padding, and its tokenizer does
@@ -113,7 +113,7 @@ def load_tokenizer(checkpoint: Checkpoint, files: Mapping[str, Any]) -> TextToke
     return TextTokenizer(tokenizer)
 
 
-def _position_limit(model: Any) -> int:
+def position_limit(model: Any) -> int:
     """How many tokens the model has positions for.
 
     Roberta and its kin number positions from the padding id + 1 on, which their position table

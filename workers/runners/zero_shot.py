@@ -20,7 +20,7 @@ from textmill.core.errors import RecordError
 from textmill.core.inference_labels import InferenceLabels, find_inference_labels
 from textmill.core.jobs import Record
 from textmill.core.params import TaskParams, ZeroShotParams
-from textmill.workers.items import Item, ModelRequest, Output
+from textmill.workers.items import Item, ModelRequest, Output, equal_key
 from textmill.workers.runners import devices, loading
 from textmill.workers.runners.base import ModelRunner
 from textmill.workers.runners.lengths import refuse_long, token_limit, truncation_mark
@@ -130,7 +130,8 @@ class ZeroShotRunner(ModelRunner):
         kept = self._tokenizer.cut_body(premise, limit - fixed)
         ids = template.join(kept, hypothesis)
         segments = template.segment_ids(len(kept), len(hypothesis)) if self._segments else []
-        return Item(len(ids), Pair(ids, segments, len(premise) + fixed, params))
+        pair = Pair(ids, segments, len(premise) + fixed, params)
+        return Item(len(ids), pair, key=equal_key(ids, len(kept)))
 
     def _logits(self, pairs: Sequence[Pair]) -> list[list[float]]:
         inputs = pack_ids([pair.ids for pair in pairs], self._tokenizer.pad_id, self._device)

@@ -1,0 +1,105 @@
+"""A language as a person names it, found among the codes a model has.
+
+A person may write the model's own code (``fra_Latn``, ``fr_XX``, ``>>fra<<``), an ISO 639 code
+(``fr``, ``fra``, ``fre``) or an English name (``French``). Which codes a model has is the business
+of ``textmill.core.model_languages``. Imports neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+
+from iso639 import Language, LanguageNotFoundError
+
+from textmill.core.errors import InvalidJobError
+
+DECORATIONS = ">_<"  # of >>fra<< and __fr__
+
+
+def find_language(option: str, given: str, known: Sequence[str]) -> str:
+    """The model's own code for a language; raises InvalidJobError that lists what it knows."""
+    found = _same_code(given, known) or _same_language(given, known)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise InvalidJobError(
+            f"{option} is {given!r}, which may be {' or '.join(found)}; expected one of these"
+        )
+    raise InvalidJobError(
+        f"{option} is {given!r}; the model knows: {', '.join(known)}{_nearest(given, known)}"
+    )
+
+
+def language_name(given: str) -> str | None:
+    """The English name of a language, or None if ISO 639 has none such."""
+    language = _language(given)
+    return language.name.partition(" (")[0] if language else None
+
+
+def iso_code(given: str) -> str:
+    """The three letters of ISO 639-3, or what was given where it has none."""
+    language = _language(given)
+    return language.part3 if language else given
+
+
+def splitter_code(given: str | None) -> str:
+    """The two letters, or else three, by which splitters of sentences know a language."""
+    language = _language(_bare(given)) if given else None
+    return (language.part1 or language.part3) if language else "en"
+
+
+def _same_code(given: str, known: Iterable[str]) -> list[str]:
+    plain = _plain(given)
+    return [code for code in known if _plain(code) == plain]
+
+
+def _plain(code: str) -> str:
+    return code.strip().strip(DECORATIONS).replace("-", "_").lower()
+
+
+def _same_language(given: str, known: Sequence[str]) -> list[str]:
+    """The codes of the same language, else of one that belongs to it or that it belongs to."""
+    wanted, _, rest = given.strip().strip(DECORATIONS).replace("-", "_").partition("_")
+    language = _language(wanted)
+    if language is None:
+        return _by_part_of_name(given, known)
+    languages = {code: _language(_bare(code)) for code in known}
+    same = [code for code, one in languages.items() if one and one.part3 == language.part3]
+    if not same:
+        same = [code for code, one in languages.items() if one and _related(one, language)]
+    return [code for code in same if _plain(code).endswith(f"_{rest.lower()}")] if rest else same
+
+
+def _related(one: Language, other: Language) -> bool:
+    """One is a macrolanguage and the other belongs to it, as Mandarin (cmn) to Chinese (zho)."""
+    return one.macrolanguage == other.part3 or other.macrolanguage == one.part3
+
+
+def _bare(code: str) -> str:
+    return code.strip(DECORATIONS).replace("-", "_").partition("_")[0]
+
+
+def _by_part_of_name(given: str, known: Sequence[str]) -> list[str]:
+    """ISO 639 says ``Modern Greek (1453-)`` where people say Greek."""
+    words = rf"\b{re.escape(given.strip())}\b"
+    languages = ((code, _language(_bare(code))) for code in known)
+    return [code for code, one in languages if one and re.search(words, one.name, re.IGNORECASE)]
+
+
+def _nearest(given: str, known: Iterable[str]) -> str:
+    """The code that looks most alike, or that of the name that does."""
+    codes = {name.lower(): code for code in known if (name := language_name(_bare(code)))}
+    codes |= {_plain(code): code for code in known}
+    close = difflib.get_close_matches(given.lower(), codes, n=1)
+    return f" (did you mean {codes[close[0]]!r}?)" if close else ""
+
+
+@lru_cache(maxsize=4096)
+def _language(given: str) -> Language | None:
+    try:
+        return Language.match(given.strip(), strict_case=False)
+    except LanguageNotFoundError:
+        return None

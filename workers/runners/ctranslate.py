@@ -1,0 +1,174 @@
+"""CTranslate2 in place of torch: the loaded model, converted once and kept in the data folder.
+
+https://opennmt.net/CTranslate2 is an optional package (``textmill[ct2]``). What it does otherwise
+than transformers is said in docs/translation.md; settings it has no word for are refused.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from textmill.core.checkpoints import Checkpoint
+from textmill.core.locks import open_lock
+from textmill.core.settings import load_settings
+from textmill.workers.runners.seq2seq_tokens import Seq2SeqTokenizer
+
+CONVERSION = 1  # counted up when converting changes, so that older folders are not used
+COMPUTE_TYPES = {
+    torch.float32: "float32",
+    torch.bfloat16: "bfloat16",
+    torch.float16: "float16",
+}
+# What transformers would act on and CTranslate2 has no word for.
+UNKNOWN_SETTINGS = (
+    "begin_suppress_tokens",
+    "encoder_no_repeat_ngram_size",
+    "encoder_repetition_penalty",
+    "exponential_decay_length_penalty",
+    "guidance_scale",
+    "sequence_bias",
+    "suppress_tokens",
+    "watermarking_config",
+)
+NEUTRAL: tuple[Any, ...] = (None, 0, 1.0, [])
+
+
+def missing_package() -> str | None:
+    """What to tell a person where CTranslate2 is not installed."""
+    if importlib.util.find_spec("ctranslate2") is not None:
+        return None
+    return (
+        "backend is 'ctranslate2', which this worker does not have; install it there with "
+        "pip install 'textmill[ct2]', or leave --backend out"
+    )
+
+
+class ConvertedModel:
+    """The CTranslate2 twin of a loaded model, made when it is first asked to write."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Seq2SeqTokenizer,
+        device: torch.device,
+        checkpoint: Checkpoint,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._device = device
+        self._checkpoint = checkpoint
+        self._type = COMPUTE_TYPES.get(model.dtype, "float32")
+        self._family = str(model.config.model_type)
+        self._convert: Any = model
+        self._translator: Any = None
+
+    def problem(self, config: Any) -> str | None:
+        """Why this model, device or these settings are nothing for CTranslate2, or None."""
+        library = importlib.import_module("ctranslate2")
+        converters = importlib.import_module("textmill.workers.runners.ctranslate_convert")
+        if not converters.knows(self._family):
+            return f"backend is 'ctranslate2', which has no {self._family} models; leave it out"
+        if self._device.type not in ("cpu", "cuda"):
+            return f"backend is 'ctranslate2', which does not run on {self._device.type}"
+        if self._type not in library.get_supported_compute_types(self._device.type):
+            return f"backend is 'ctranslate2', which has no {self._type} here; ask for --dtype fp32"
+        settings = {name: getattr(config, name, None) for name in UNKNOWN_SETTINGS}
+        known = _own_bad_words(config)
+        odd = [name for name, value in settings.items() if value not in NEUTRAL]
+        if not known or odd:
+            names = ", ".join(odd or ["bad_words_ids"])
+            return f"backend is 'ctranslate2', which has no {names} as the model's settings have"
+        return None
+
+    def write(self, ids: list[list[int]], config: Any, limit: int) -> list[list[int]]:
+        """Token ids of each output, at most ``limit``, without those that start and end it."""
+        translator = self._open()
+        tokenizer = self._tokenizer
+        first = config.forced_bos_token_id
+        prefix = None if first is None else [tokenizer.tokens([first])] * len(ids)
+        found = translator.translate_batch(
+            [tokenizer.tokens(row) for row in ids],
+            target_prefix=prefix,
+            beam_size=config.num_beams or 1,
+            length_penalty=1.0 if config.length_penalty is None else config.length_penalty,
+            repetition_penalty=config.repetition_penalty or 1.0,
+            no_repeat_ngram_size=config.no_repeat_ngram_size or 0,
+            suppress_sequences=[tokenizer.tokens(bad) for bad in config.bad_words_ids or []],
+            max_input_length=0,  # its own limit would cut without a word
+            max_decoding_length=limit,
+            min_decoding_length=_least(config),
+        )
+        return [tokenizer.ids(one.hypotheses[0]) for one in found]
+
+    def _open(self) -> Any:
+        if self._translator is None:
+            library = importlib.import_module("ctranslate2")
+            self._translator = library.Translator(
+                str(self._folder()),
+                device=self._device.type,
+                device_index=self._device.index or 0,
+                compute_type=self._type,
+                inter_threads=1,
+                intra_threads=torch.get_num_threads(),
+            )
+        return self._translator
+
+    def _folder(self) -> Path:
+        """The converted model; of several processes one converts, and the others wait for it."""
+        cache = load_settings().home / "ctranslate2"
+        cache.mkdir(parents=True, exist_ok=True)
+        folder = cache / self._digest()
+        lock = open_lock(cache / f"{folder.name}.lock")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.is_dir():
+                self._convert_into(folder)
+        finally:
+            os.close(lock)
+        return folder
+
+    def _convert_into(self, folder: Path) -> None:
+        converters = importlib.import_module("textmill.workers.runners.ctranslate_convert")
+        unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            converters.convert(
+                self._convert, self._tokenizer.transformers_tokenizer, self._type, unfinished
+            )
+            unfinished.rename(folder)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+    def _digest(self) -> str:
+        """One name for the same weights, by the files' sizes and times, and the same converter."""
+        files = sorted(self._checkpoint.folder.glob("*.safetensors"))
+        stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+        facts = (
+            CONVERSION,
+            str(self._checkpoint.folder.resolve()),
+            stats,
+            self._type,
+            importlib.metadata.version("ctranslate2"),
+        )
+        return hashlib.sha256(repr(facts).encode()).hexdigest()[:20]
+
+
+def _own_bad_words(config: Any) -> bool:
+    """Marian's models forbid their padding, which is one token; so can CTranslate2."""
+    words: Sequence[Sequence[int]] = config.bad_words_ids or []
+    return all(len(word) == 1 for word in words)
+
+
+def _least(config: Any) -> int:
+    least = max(config.min_new_tokens or 0, (config.min_length or 0) - 1)
+    return max(1, int(least))

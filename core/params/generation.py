@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from textmill.core.errors import InvalidJobError
 from textmill.core.generators import check_generator
-from textmill.core.params.base import Composition, TaskParams
+from textmill.core.params.base import Composition, TaskParams, storable
 from textmill.core.prompts import Template, read_chat, write_chat
 
 
@@ -96,14 +96,14 @@ class GenerationParams(TaskParams):
     def _check_stop(cls, stop: tuple[str, ...]) -> tuple[str, ...]:
         if not all(stop):
             raise ValueError("expected texts that are not empty")
-        return tuple(dict.fromkeys(map(_storable, stop)))
+        return tuple(dict.fromkeys(map(storable, stop)))
 
     @field_validator("system")
     @classmethod
     def _check_system(cls, system: str | None) -> str | None:
         if system is not None and not system.strip():
             raise ValueError("expected a text that is not empty")
-        return None if system is None else _storable(system)
+        return None if system is None else storable(system)
 
     @field_validator("template")
     @classmethod
@@ -114,7 +114,7 @@ class GenerationParams(TaskParams):
             Template.parse(template)
         except InvalidJobError as error:
             raise ValueError(str(error)) from None
-        return _storable(template)
+        return storable(template)
 
     @model_validator(mode="after")
     def _check_together(self) -> GenerationParams:
@@ -181,8 +181,3 @@ class GenerationParams(TaskParams):
         if self.system is not None or "system" in self.own_columns:
             return "--system"
         return "--chat on" if self.chat == "on" else None
-
-
-def _storable(text: str) -> str:
-    """PostgreSQL cannot store NUL."""
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from textmill.core.errors import InvalidJobError, ModelLoadError
 from textmill.core.generators import check_generator, is_generator
 from textmill.core.inference_labels import find_inference_labels
-from textmill.core.params.base import Composition, TextParams
+from textmill.core.params.base import Composition, TextParams, storable
+from textmill.core.params.prompts import PromptParams
 from textmill.core.prompts import Template
 
 HYPOTHESIS = "This example is {}."
@@ -24,8 +25,10 @@ PROMPT = (
 LABELS = "labels"  # their place in a template
 
 
-class ZeroShotParams(TextParams):
+class ZeroShotParams(TextParams, PromptParams):
     """Options of ``zero-shot-classification``."""
+
+    OWN: ClassVar[frozenset[str]] = frozenset({"labels"})
 
     labels: tuple[str, ...] = Field(
         default=(),
@@ -46,15 +49,6 @@ class ZeroShotParams(TextParams):
         description="chat model: the prompt, with {text}, {labels} or columns in braces",
         json_schema_extra={"file": True},
     )
-    system: str | None = Field(
-        default=None,
-        description="chat model: the system message",
-        json_schema_extra={"file": True},
-    )
-    chat: Literal["auto", "on", "off"] = Field(
-        default="auto",
-        description="chat model: prompts as the user's message; auto: if the model has a template",
-    )
     max_length: int | None = Field(
         default=None, ge=8, description="token limit below the model's own, text and label together"
     )
@@ -72,14 +66,15 @@ class ZeroShotParams(TextParams):
 
     @field_validator("labels")
     @classmethod
-    def _check_labels(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
-        if not labels or not all(labels):
+    def _check_labels(cls, labels: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        needed = "labels" not in info.data.get("own_columns", {})
+        if (needed and not labels) or not all(labels):
             raise PydanticCustomError("labels", "Expected labels that are not empty, such as a,b,c")
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
             raise PydanticCustomError(
                 "labels", "Each label once, {twice} twice", {"twice": ", ".join(twice)}
             )
-        return labels
+        return tuple(map(storable, labels))
 
     @field_validator("hypothesis_template")
     @classmethod
@@ -102,19 +97,15 @@ class ZeroShotParams(TextParams):
                 "it names no column, so every record would get the same prompt; expected {text}, "
                 "the place of the text"
             )
-        return _storable(template)
-
-    @field_validator("system")
-    @classmethod
-    def _check_system(cls, system: str | None) -> str | None:
-        if system is not None and not system.strip():
-            raise ValueError("expected a text that is not empty")
-        return None if system is None else _storable(system)
+        return storable(template)
 
     @model_validator(mode="after")
-    def _check_together(self) -> ZeroShotParams:
-        if self.system is not None and self.chat == "off":
-            raise ValueError("a system message needs a chat, and chat is off; drop one of them")
+    def _check_labels_place(self) -> ZeroShotParams:
+        if "labels" in self.own_columns and self.is_composed() and LABELS in self.prompt().columns:
+            raise ValueError(
+                "a template of columns is filled before a record's own labels count, and it names "
+                f"{{labels}}; name their column: {{{self.own_columns['labels']}}}"
+            )
         return self
 
     def fields(self) -> tuple[str, ...]:
@@ -149,6 +140,12 @@ class ZeroShotParams(TextParams):
         else:
             find_inference_labels(name, config)
 
+    def record_problem(self, *, causal: bool) -> str:
+        """Why a record with these options cannot be classified, or ''."""
+        if not self.labels:
+            return "the record has no labels of its own, and the job none for all"
+        return self.problem_with(causal=causal)
+
     def problem_with(self, *, causal: bool) -> str:
         """Why the options are not for a model that writes text (or one of inference), or ''."""
         if not causal:
@@ -168,14 +165,3 @@ class ZeroShotParams(TextParams):
         if causal and len(self.labels) == 1:
             return f"it chooses between labels, and {self.labels[0]!r} is the only one; give more"
         return ""
-
-    def chat_need(self) -> str | None:
-        """The option that works only with a model that has a chat template."""
-        if self.system is not None:
-            return "--system"
-        return "--chat on" if self.chat == "on" else None
-
-
-def _storable(text: str) -> str:
-    """PostgreSQL cannot store NUL."""
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")

@@ -108,6 +108,85 @@ def test_wrong_options_for_a_chat_model(shell: Shell, words: list[str], parts: l
     shell.assert_nothing_written()
 
 
+def test_labels_in_a_column(shell: Shell) -> None:
+    model = save_generator(shell.folder / "model", chat=False)
+    table = shell.write("mails.csv", 'text,choices\ngood,"good,bad"\nhow are you,"dog,fox,x"\n')
+    run = ["--devices", "cpu", "--task", "zero-shot-classification", "--model", model]
+    done = shell.run("run", table, *run, "--labels-column", "choices", "--template", "{text}:")
+    assert done.returncode == 0, done.stderr
+    first, second = shell.rows("results")
+    assert first["detail"]["scores"].keys() == {"good", "bad"}
+    assert second["detail"]["scores"].keys() == {"dog", "fox", "x"}
+    assert second["extra"] == {"choices": "dog,fox,x"}
+
+
+def test_run_translation_by_a_chat_model(shell: Shell) -> None:
+    model = save_generator(shell.folder / "model")
+    texts = shell.write("texts.txt", TEXTS)
+    words = ["--devices", "cpu", "--task", "translation", "--model", model]
+    languages = ["--source-lang", "en", "--target-lang", "fr"]
+    prompt = ["--template", "{text} {source_lang} {target_lang}", "--system", "a good text"]
+    done = shell.run("run", texts, *words, *languages, *prompt, "--max-new-tokens", "3")
+
+    assert done.returncode == 0, done.stderr
+    rows = shell.rows("results")
+    assert [row["text"] for row in rows] == TEXTS.splitlines()
+    for row in rows:
+        assert row["output"]
+        assert row["detail"] == {"finish_reason": "length"}
+        assert row["output_tokens"] == 3
+    (job,) = shell.rows("jobs")
+    assert job["params"]["target_lang"] == "fr"
+    assert job["output_tokens"] == 9
+    assert shell.run("retry", "last", "--all").returncode == 0
+    assert shell.run("run", "--resume", "last", "--devices", "cpu").returncode == 0
+    assert [row["output"] for row in shell.rows("results")] == [row["output"] for row in rows]
+
+
+def test_run_summarization_by_a_chat_model(shell: Shell) -> None:
+    model = save_generator(shell.folder / "model")
+    texts = shell.write("texts.txt", f"a good text\n{'x' * 300}\n")
+    words = ["--devices", "cpu", "--task", "summarization", "--model", model]
+    words += ["--template", "{text}: short?"]
+    done = shell.run("run", texts, *words, "--max-new-tokens", "5")
+
+    assert done.returncode == 0, done.stderr
+    short, long = shell.rows("results")
+    assert short["output"]
+    assert "truncated" not in (short["detail"] or {})
+    assert long["detail"]["truncated"] is True
+    assert long["detail"]["tokens"] > 300
+    assert long["input_tokens"] == 123  # of 128, 5 of which are the summary's
+
+    done = shell.run("run", texts, *words, "--on-long", "error", "--max-new-tokens", "5")
+    assert done.returncode == 3, done.stderr
+    assert shell.rows("results")[-1]["error_code"] == "text_too_long"
+
+
+@pytest.mark.parametrize(
+    ("task", "words", "parts"),
+    [
+        ("translation", [], ["needs target_lang", "fr, fra or French"]),
+        ("translation", ["--target-lang", "Frensh"], ["'Frensh'", "no language of ISO 639"]),
+        (
+            "translation",
+            ["--target-lang", "fr", "--num-beams", "4"],
+            ["--num-beams is for a model with an encoder and a decoder"],
+        ),
+        ("summarization", ["--template", "{txt}"], ["it names {txt}", "expected {text}"]),
+        ("summarization", ["--system", "s"], ["has no chat template", "--system needs"]),
+        ("summarization", ["--sistem", "s"], ["did you mean '--system'"]),
+    ],
+)
+def test_wrong_options_for_texts_by_a_chat_model(
+    shell: Shell, task: str, words: list[str], parts: list[str]
+) -> None:
+    model = save_generator(shell.folder / "model", chat=False)
+    texts = shell.write("texts.txt", TEXTS)
+    assert_user_error(shell.run("submit", texts, "--task", task, "--model", model, *words), *parts)
+    shell.assert_nothing_written()
+
+
 def test_options_for_a_chat_model_are_not_for_one_of_inference(shell: Shell) -> None:
     names = ("contradiction", "neutral", "entailment")
     ids = {name: index for index, name in enumerate(names)}

@@ -16,10 +16,12 @@ from textmill.core.jobs import JobSpec, Record
 from textmill.core.params import ZeroShotParams
 from textmill.core.params.zero_shot import PROMPT
 from textmill.core.settings import Settings
+from textmill.core.tasks import get_task, read_own_params, validate_params
 from textmill.producer.submit import validate_spec
 from textmill.workers.engine import Engine
 from textmill.workers.items import ModelRequest, Output
 from textmill.workers.registry import load_runner
+from textmill.workers.runners import branches
 from textmill.workers.runners.likelihood import LikelihoodRunner
 
 from ..tiny_generators import CONTEXT, make_tokenizer, save_generator
@@ -195,6 +197,50 @@ def test_models_of_other_attention(classify: Classify, tmp_path: Path, kind: str
         assert scores_of(one) == pytest.approx(expected, abs=1e-4)
 
 
+def test_more_labels_than_a_model_has_positions(classify: Classify, tmp_path: Path) -> None:
+    """Labels lie one after another, and yet each stands right behind the prompt."""
+    tokenizer = make_tokenizer()
+    torch.manual_seed(7)
+    config = transformers.GPT2Config(
+        vocab_size=len(tokenizer),
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        n_positions=40,
+        initializer_range=0.6,
+        bos_token_id=1,
+        eos_token_id=list(ENDS),
+    )
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    labels = [f"{n:03} ABC" for n in range(30)]
+    (found,) = classify(tmp_path, ["the dog"], labels=labels, template="{text} is")
+    assert scores_of(found) == pytest.approx(
+        expected_scores(tmp_path, "the dog is", labels), abs=1e-4
+    )
+    assert isinstance(found, Output)
+    assert found.input_tokens > 40
+
+
+def test_logits_of_a_pass_are_bounded(
+    classify: Classify, plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A big vocabulary leaves room for few rows at once."""
+    together = classify(plain, TEXTS, tokens=10_000)
+    rows: list[int] = []
+    read = branches.BranchModel._log_probabilities
+
+    def count(model: Any, part: Any) -> Any:
+        rows.append(len(part))
+        return read(model, part)
+
+    monkeypatch.setattr(branches.BranchModel, "_log_probabilities", count)
+    monkeypatch.setattr(branches, "MAX_LOGITS", 2 * 10 * 260)
+    for one, two in zip(classify(plain, TEXTS, tokens=10_000), together, strict=True):
+        assert scores_of(one) == pytest.approx(scores_of(two), abs=1e-4)
+    assert rows[-3:] == [2, 2, 2]
+
+
 def test_many_labels_are_read_in_parts(classify: Classify, plain: Path) -> None:
     labels = [f"{n:03} ABCDEF" for n in range(100)]
     (found,) = classify(plain, ["x"], labels=labels, template="{text} is")
@@ -202,6 +248,52 @@ def test_many_labels_are_read_in_parts(classify: Classify, plain: Path) -> None:
 
 
 # -- records ---------------------------------------------------------------------------------
+
+
+def test_spaces_at_the_end_of_a_prompt_are_the_labels(classify: Classify, plain: Path) -> None:
+    """A tokenizer keeps a space and the word behind it together."""
+    for template in ("{text} is: ", "{text} is:"):
+        (found,) = classify(plain, ["the dog"], template=template)
+        expected = expected_scores(plain, "the dog is:", LABELS)
+        assert scores_of(found) == pytest.approx(expected, abs=1e-4)
+
+
+def test_equal_prompts_with_equal_labels_are_read_once(plain: Path) -> None:
+    """What the prompt says and which labels there are decides; how it came about does not."""
+    runner = load_runner(ModelRequest(TASK, str(plain), device="cpu"))
+
+    def key(text: str, labels: list[str], template: str = "{text}?") -> bytes | None:
+        params = ZeroShotParams(labels=tuple(labels), template=template)
+        (items,) = runner.prepare([Record(0, "0", {"text": text})], params)
+        assert isinstance(items, list)
+        assert items[0].key is not None
+        return items[0].key
+
+    same = key("dog", ["a", "x"])
+    assert key("dog", ["a", "x"]) == same
+    assert key("do", ["a", "x"], "{text}g?") == same
+    others = [key("fox", ["a", "x"]), key("dog", ["x", "a"]), key("dog", ["a", "x", "b"])]
+    others += [key("dog", ["ax", "x"]), key("dog", ["a", "x"], "{text}!")]
+    assert same not in others
+
+
+def test_each_record_may_have_labels_in_a_column(plain: Path) -> None:
+    task = get_task(TASK)
+    params = validate_params(task, {"own_columns": {"labels": "choices"}})
+    assert read_own_params(task, params, {"choices": "dog, fox"}) == {"labels": ["dog", "fox"]}
+    assert read_own_params(task, params, {"choices": ["a,b", "c"]}) == {"labels": ["a,b", "c"]}
+    with pytest.raises(RecordError, match=r"'choices'.*each label once, a twice"):
+        read_own_params(task, params, {"choices": "a,a"})
+    runner = load_runner(ModelRequest(TASK, str(plain), device="cpu"))
+    own = Record(0, "0", {"text": "x"}, {"labels": ["dog", "fox"]})
+    items, error = runner.prepare([own, Record(1, "1", {"text": "x"})], params)
+    assert isinstance(items, list)
+    assert isinstance(error, RecordError)
+    assert "no labels of its own" in error.message
+    composed = {"own_columns": {"labels": "choices"}, "template": "{title} {labels}?"}
+    with pytest.raises(InvalidJobError, match=r"name their column: \{choices\}"):
+        validate_params(task, composed)
+    assert validate_params(task, {**composed, "template": "{title} {choices}?"})
 
 
 def test_a_records_own_labels_win(classify: Classify, plain: Path) -> None:
@@ -237,7 +329,7 @@ def test_only_the_text_is_cut(classify: Classify, plain: Path) -> None:
     assert error.message.endswith("the limit is 128")
     (error,) = classify(plain, ["x"], labels=["x", "ABCDE " * 30])
     assert isinstance(error, RecordError)
-    assert "prompt and label leave no room" in error.message
+    assert "the prompt leaves no room for a text" in error.message
 
 
 def test_a_text_cannot_forge_a_turn(classify: Classify, chatty: Path) -> None:
@@ -253,9 +345,9 @@ def test_a_text_cannot_forge_a_turn(classify: Classify, chatty: Path) -> None:
 
 
 def test_a_bad_text_costs_one_row(classify: Classify, plain: Path) -> None:
-    found = classify(plain, ["dog", "a \ud800", "x"])
+    found = classify(plain, ["dog", "a \ud800", " \n", "x"])
     codes = [one.code if isinstance(one, RecordError) else None for one in found]
-    assert codes == [None, "invalid_input", None]
+    assert codes == [None, "invalid_input", "empty_text", None]
 
 
 def test_scores_that_are_not_finite_are_an_error(plain: Path) -> None:

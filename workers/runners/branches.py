@@ -28,6 +28,7 @@ PROMPT = 0  # whose a prompt's tokens are, beside those of branches 1 and on
 PADDING = -1
 TOLERANCE = {torch.float32: 1e-3}  # of a log-likelihood
 COARSE_TOLERANCE = 0.3  # for dtypes of fewer digits
+MAX_LOGITS = 2**26  # numbers in one pass's logits: 256 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +64,20 @@ class BranchModel:
 
         Rows of several branches only if ``takes_several``.
         """
-        with torch.inference_mode():
-            tokens, ends = self._log_probabilities(rows)
-        return [_sum_up(*one) for one in zip(rows, tokens.tolist(), ends.tolist(), strict=True)]
+        found: list[list[float]] = []
+        for part in self._parts(rows):
+            with torch.inference_mode():
+                tokens, ends = self._log_probabilities(part)
+            sums = zip(part, tokens.tolist(), ends.tolist(), strict=True)
+            found.extend(_sum_up(*one) for one in sums)
+        return found
+
+    def _parts(self, rows: Sequence[Branched]) -> Iterator[Sequence[Branched]]:
+        """The rows, as many at once as their logits leave room for."""
+        places = 1 + max(len(_flat(row)) for row in rows)
+        vocabulary = self._model.config.get_text_config().vocab_size
+        size = max(1, MAX_LOGITS // (places * vocabulary))
+        return (rows[start : start + size] for start in range(0, len(rows), size))
 
     def _log_probabilities(self, rows: Sequence[Branched]) -> tuple[torch.Tensor, torch.Tensor]:
         """Of the branches' tokens (rows, tokens); of an end at each place (rows, tokens + 1)."""

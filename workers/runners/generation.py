@@ -123,8 +123,13 @@ class GenerationRunner(ModelRunner):
             sampling=_sampling(params, record.record_id),
             given_tokens=prompt.given_tokens,
         )
-        key = equal_key(prompt.ids, params.max_new_tokens, params.stop, request.sampling)
-        return [Item(request.tokens, request, key=key)]
+        return [as_item(request)]
+
+
+def as_item(request: DecodeRequest) -> Item:
+    """The item of a row; rows of equal prompts and settings are computed once."""
+    key = equal_key(request.ids, request.max_new_tokens, request.stop, request.sampling)
+    return Item(request.tokens, request, key=key)
 
 
 def _sampling(params: GenerationParams, record_id: str) -> Sampling:

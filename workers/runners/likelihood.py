@@ -19,7 +19,7 @@ import transformers
 from textmill.core.errors import EngineClosedError, RecordError
 from textmill.core.jobs import Record
 from textmill.core.params import TaskParams, ZeroShotParams
-from textmill.workers.items import Item, ModelRequest, Output
+from textmill.workers.items import Item, ModelRequest, Output, equal_key
 from textmill.workers.runners import devices, loading
 from textmill.workers.runners.base import ModelRunner
 from textmill.workers.runners.branches import Branched, BranchModel
@@ -113,14 +113,18 @@ class LikelihoodRunner(ModelRunner):
     ) -> list[Item]:
         text = check_text("text", record.inputs.get("text"))
         params = own_params(record, job_params, ZeroShotParams, TASK)
-        _check_params(params, job_params)
+        if problem := params.record_problem(causal=True):
+            raise RecordError("invalid_params", problem)
+        if not text.strip():
+            raise RecordError("empty_text", "the text is empty, or nothing but white space")
         if params not in known:
             known[params] = self._prompts.labels(params)
         labels = known[params]
         longest = max(map(len, labels))
         prompt = self._prompts.prompt(text, params, longest)
         rows = [Branched(prompt.ids, group) for group in self._groups(labels)]
-        return [Item(row.tokens, Asked(row, prompt.tokens, longest, params)) for row in rows]
+        tokens = prompt.given_tokens + longest
+        return [_as_item(Asked(row, tokens, longest, params)) for row in rows]
 
     def _groups(self, labels: list[list[int]]) -> list[list[list[int]]]:
         """The labels in order, as many together as one pass may have."""
@@ -137,11 +141,6 @@ class LikelihoodRunner(ModelRunner):
         return groups
 
 
-def _check_params(params: ZeroShotParams, job_params: TaskParams) -> None:
-    """Raise RecordError for options that are not for this kind of model, or come too late."""
-    problem = params.problem_with(causal=True)
-    late = params.is_composed() and params != job_params
-    if not problem and late:
-        problem = "the job's template of columns was filled before a record's own options counted"
-    if problem:
-        raise RecordError("invalid_params", problem)
+def _as_item(asked: Asked) -> Item:
+    branches = tuple(map(tuple, asked.row.branches))
+    return Item(asked.row.tokens, asked, key=equal_key(asked.row.prompt, branches))

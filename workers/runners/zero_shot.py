@@ -108,7 +108,7 @@ class ZeroShotRunner(ModelRunner):
     def _items(
         self, premise: list[int], hypotheses: list[list[int]], params: ZeroShotParams
     ) -> list[Item]:
-        if problem := params.problem_with(causal=False):
+        if problem := params.record_problem(causal=False):
             raise RecordError("invalid_params", problem)
         if not premise:
             raise RecordError("empty_text", "the text has no tokens")

@@ -13,7 +13,15 @@ from typing import Any
 from textmill.core.errors import ModelLoadError
 
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx")
+ARCHITECTURES = ("ForCausalLM", "GPT2LMHeadModel", "OpenAIGPTLMHeadModel")
+"""What the classes of models that write text end with."""
+
 TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
+
+
+def is_generator(config: Mapping[str, Any]) -> bool:
+    """Whether the model's class is one that writes text."""
+    return next(iter(config.get("architectures") or []), "").endswith(ARCHITECTURES)
 
 
 def has_chat_template(name: str, folder: Path) -> bool:

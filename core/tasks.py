@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from textmill.core import generators
 from textmill.core.errors import ConfigurationError, InvalidJobError, RecordError
 from textmill.core.params import (
     ClassificationParams,
@@ -60,18 +61,18 @@ TASKS: dict[str, Task] = {
     ),
     "translation": Task(
         name="translation",
-        description="each text in another language, sentence by sentence",
+        description="each text in another language, by a translation or a chat model",
         params=TranslationParams,
-        runner="textmill.workers.runners.translation:TranslationRunner",
-        architecture=ENCODER_DECODERS,
+        runner="textmill.workers.runners.by_model:Translation",
+        architecture=(*ENCODER_DECODERS, *generators.ARCHITECTURES),
     ),
     "summarization": Task(
         name="summarization",
-        description="a short text for each long one",
+        description="a short text for each long one, by a summarization or a chat model",
         params=SummarizationParams,
-        runner="textmill.workers.runners.summarization:SummarizationRunner",
+        runner="textmill.workers.runners.by_model:Summarization",
         chunk_records=64,
-        architecture=ENCODER_DECODERS,
+        architecture=(*ENCODER_DECODERS, *generators.ARCHITECTURES),
     ),
     "embeddings": Task(
         name="embeddings",
@@ -86,15 +87,15 @@ TASKS: dict[str, Task] = {
         params=GenerationParams,
         runner="textmill.workers.runners.generation:GenerationRunner",
         chunk_records=32,
-        architecture=("ForCausalLM", "GPT2LMHeadModel", "OpenAIGPTLMHeadModel"),
+        architecture=generators.ARCHITECTURES,
     ),
     "zero-shot-classification": Task(
         name="zero-shot-classification",
-        description="scores for labels of your own, by a model of natural language inference",
+        description="scores for labels of your own, by a model of inference or of chats",
         params=ZeroShotParams,
-        runner="textmill.workers.runners.zero_shot:ZeroShotRunner",
+        runner="textmill.workers.runners.by_model:ZeroShot",
         chunk_records=64,
-        architecture="ForSequenceClassification",
+        architecture=("ForSequenceClassification", *generators.ARCHITECTURES),
     ),
 }
 

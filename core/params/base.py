@@ -73,6 +73,11 @@ class TaskParams(BaseModel):
         """Raise ModelLoadError if a model's files show that it cannot do the task this way."""
 
 
+def storable(text: str) -> str:
+    """PostgreSQL cannot store NUL."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
 class TextParams(TaskParams):
     """Options of the tasks that read a text at once, as far as the model's limit."""
 

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from textmill.core.errors import InvalidJobError
 from textmill.core.generators import check_generator
 from textmill.core.json_schemas import read_schema
-from textmill.core.params.base import Composition, TaskParams
+from textmill.core.params.base import Composition, TaskParams, storable
 from textmill.core.prompts import Template, read_chat, write_chat
 
 
@@ -103,14 +103,14 @@ class GenerationParams(TaskParams):
     def _check_stop(cls, stop: tuple[str, ...]) -> tuple[str, ...]:
         if not all(stop):
             raise ValueError("expected texts that are not empty")
-        return tuple(dict.fromkeys(map(_storable, stop)))
+        return tuple(dict.fromkeys(map(storable, stop)))
 
     @field_validator("system")
     @classmethod
     def _check_system(cls, system: str | None) -> str | None:
         if system is not None and not system.strip():
             raise ValueError("expected a text that is not empty")
-        return None if system is None else _storable(system)
+        return None if system is None else storable(system)
 
     @field_validator("template")
     @classmethod
@@ -121,7 +121,7 @@ class GenerationParams(TaskParams):
             Template.parse(template)
         except InvalidJobError as error:
             raise ValueError(str(error)) from None
-        return _storable(template)
+        return storable(template)
 
     @field_validator("json_schema", mode="before")
     @classmethod
@@ -200,8 +200,3 @@ class GenerationParams(TaskParams):
         if self.system is not None or "system" in self.own_columns:
             return "--system"
         return "--chat on" if self.chat == "on" else None
-
-
-def _storable(text: str) -> str:
-    """PostgreSQL cannot store NUL."""
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")

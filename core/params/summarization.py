@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -11,6 +11,10 @@ from textmill.core.params.seq2seq import Seq2SeqParams
 
 class SummarizationParams(Seq2SeqParams):
     """Options of ``summarization``."""
+
+    PROMPT: ClassVar[str] = (
+        "Summarize the text in a few sentences. Answer with the summary only.\n\n{text}"
+    )
 
     prefix: str | None = Field(
         default=None,

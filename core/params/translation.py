@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from textmill.core.generators import is_generator
+from textmill.core.languages import language_name
 from textmill.core.model_languages import ModelLanguages, Telling, read_languages
+from textmill.core.params.base import storable
 from textmill.core.params.seq2seq import Seq2SeqParams
+from textmill.core.prompts import Template
+
+FROM = "Translate the text from {source_lang} to {target_lang}."
+INTO = "Translate the text to {target_lang}."
 
 
 class TranslationParams(Seq2SeqParams):
     """Options of ``translation``."""
+
+    PLACES: ClassVar[tuple[str, ...]] = ("text", "source_lang", "target_lang")
+    PROMPT: ClassVar[str] = " Answer with the translation only.\n\n{text}"  # behind FROM or INTO
 
     source_lang: str | None = Field(
         default=None,
@@ -23,9 +33,10 @@ class TranslationParams(Seq2SeqParams):
     prefix: str | None = Field(
         default=None, description="put before each sentence, in place of a T5 model's own words"
     )
-    split: Literal["sentences", "long"] = Field(
-        default="sentences",
-        description="translate sentence by sentence, or only texts that are over the limit",
+    split: Literal["sentences", "long"] | None = Field(
+        default=None,
+        description="translate sentence by sentence (default), or split only texts over the limit "
+        "(default of a chat model)",
     )
     on_long: Literal["split", "error"] = Field(
         default="split",
@@ -42,12 +53,13 @@ class TranslationParams(Seq2SeqParams):
     @field_validator("prefix")
     @classmethod
     def _check_prefix(cls, prefix: str | None) -> str | None:
-        return None if prefix is None else prefix.replace("\0", "\N{REPLACEMENT CHARACTER}")
+        return None if prefix is None else storable(prefix)
 
     def check_model(self, name: str, folder: Path, config: Mapping[str, Any]) -> None:
         """Raise for languages that the model's files show it not to know."""
         super().check_model(name, folder, config)
-        self.check_languages(read_languages(name, folder, config))
+        if not is_generator(config):
+            self.check_languages(read_languages(name, folder, config))
 
     def check_languages(self, known: ModelLanguages) -> None:
         """Raise InvalidJobError for a language that the model does not know, or needs."""
@@ -57,3 +69,37 @@ class TranslationParams(Seq2SeqParams):
                     known.resolve(self.source_lang, self.target_lang, self.prefix)
             return  # its files hold no list: the worker asks the tokenizer
         known.resolve(self.source_lang, self.target_lang, self.prefix)
+
+    def problem_with(self, *, causal: bool) -> str:
+        """See Seq2SeqParams; a model that writes text is told names of languages."""
+        return super().problem_with(causal=causal) or (self._language_problem() if causal else "")
+
+    def prompt(self, text: str) -> str:
+        """What a model that writes text is asked."""
+        names = {
+            option: language_name(given) or given
+            for option in ("source_lang", "target_lang")
+            if (given := getattr(self, option)) is not None
+        }
+        return self.prompt_template().render({"text": text, **names})
+
+    def prompt_template(self) -> Template:
+        """The template, or the one that is used without; it needs no source language."""
+        if self.template is None and self.source_lang is None:
+            return Template.parse(INTO + self.PROMPT)
+        return Template.parse(FROM + self.PROMPT if self.template is None else self.template)
+
+    def _language_problem(self) -> str:
+        asked = self.prompt_template().columns
+        for option in ("source_lang", "target_lang"):
+            given = getattr(self, option)
+            if given is None and option in asked:
+                return f"it needs {option}, such as fr, fra or French"
+            if given is not None and language_name(given) is None:
+                return (
+                    f"{option} is {given!r}, which is no language of ISO 639, as code or English "
+                    "name; give one, or write what you mean into the prompt with --template"
+                )
+        if self.target_lang is not None and "target_lang" not in asked:
+            return "target_lang is given, and the template has no place {target_lang} for it"
+        return ""

@@ -307,14 +307,8 @@ def test_t5_is_told_what_its_config_says_or_the_job(
 
 def test_a_model_that_cannot_translate_is_refused(tmp_path: Path) -> None:
     encoder = save_classifier(tmp_path / "encoder", "BertForMaskedLM")
-    causal = tmp_path / "causal"
-    torch.manual_seed(1)
-    transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(vocab_size=20, n_embd=8, n_layer=1, n_head=1)
-    ).save_pretrained(causal)
-    for folder in (encoder, causal):
-        with pytest.raises(ModelLoadError, match="cannot do translation"):
-            load_runner(ModelRequest("translation", str(folder), device="cpu"))
+    with pytest.raises(ModelLoadError, match="cannot do translation"):
+        load_runner(ModelRequest("translation", str(encoder), device="cpu"))
     config = transformers.AutoConfig.from_pretrained(save_marian(tmp_path / "marian")).to_dict()
     asked = validate_params(get_task("translation"), {"max_new_tokens": 64})
     with pytest.raises(InvalidJobError, match=r"64 positions.*at most 63"):

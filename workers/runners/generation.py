@@ -131,9 +131,14 @@ class GenerationRunner(ModelRunner):
             constraint=None if schema is None else self._grammars.constraint(schema),
             given_tokens=prompt.given_tokens,
         )
-        options = (params.max_new_tokens, params.stop, request.sampling, schema)
-        key = equal_key(prompt.ids, *options)
-        return [Item(request.tokens, request, key=key)]
+        return [as_item(request, schema)]
+
+
+def as_item(request: DecodeRequest, schema: str | None = None) -> Item:
+    """The item of a row; rows of equal prompts, settings and schemas are computed once."""
+    options = (request.max_new_tokens, request.stop, request.sampling, schema)
+    key = equal_key(request.ids, *options)
+    return Item(request.tokens, request, key=key)
 
 
 def _sampling(params: GenerationParams, record_id: str) -> Sampling:

@@ -109,7 +109,9 @@ class Seq2SeqRunner(DeviceRunner):
         devices.run_on_device(self._device, lambda: self._generate([[pad] * 8] * 4, config))
 
     def _writing(self, params: Seq2SeqParams, **more: Any) -> Writing:
-        """The group of an item; raises RecordError for what this worker cannot do."""
+        """The group of an item; raises RecordError for what cannot be done, here or at all."""
+        if problem := params.problem_with(causal=False):
+            raise RecordError("invalid_params", problem)
         writing = Writing(
             params.backend,
             params.num_beams,
@@ -119,9 +121,9 @@ class Seq2SeqRunner(DeviceRunner):
             **more,
         )
         if params.backend == "ctranslate2":
-            problem = missing_package() or self._converted.problem(self._config(writing))
-            if problem:
-                raise RecordError("backend_unavailable", problem)
+            missing = missing_package() or self._converted.problem(self._config(writing))
+            if missing:
+                raise RecordError("backend_unavailable", missing)
         return writing
 
     def _config(self, writing: Writing) -> Any:

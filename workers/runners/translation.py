@@ -96,9 +96,10 @@ class TranslationRunner(Seq2SeqRunner):
             raise RecordError("empty_text", "the text is empty, or nothing but white space")
         spans, after = whole_text(text)
         limit = self._room(direction, params)
-        if params.split == "sentences" or len(self._encode(direction, text)) > limit:
+        by_sentences = params.split != "long"
+        if by_sentences or len(self._encode(direction, text)) > limit:
             language = direction.source or params.source_lang
-            if params.split == "sentences" or params.on_long == "split":
+            if by_sentences or params.on_long == "split":
                 spans, after = split_sentences(text, splitter_code(language))
         return Text(spans, after, direction, params)
 

@@ -27,10 +27,10 @@ from textmill.workers.runners.lengths import refuse_long, token_limit, truncatio
 from textmill.workers.runners.loading import Loaded
 from textmill.workers.runners.padding import pack_ids, pad_rows
 from textmill.workers.runners.pairs import PairTemplate, pair_template, takes_segments
+from textmill.workers.runners.ranking import rank_scores, softmax
 from textmill.workers.runners.records import read_each, read_texts, sound
 
 TASK = "zero-shot-classification"
-SCORE_DIGITS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +108,8 @@ class ZeroShotRunner(ModelRunner):
     def _items(
         self, premise: list[int], hypotheses: list[list[int]], params: ZeroShotParams
     ) -> list[Item]:
+        if problem := params.record_problem(causal=False):
+            raise RecordError("invalid_params", problem)
         if not premise:
             raise RecordError("empty_text", "the text has no tokens")
         limit = token_limit(self._tokenizer, params)
@@ -149,24 +151,7 @@ def rank_labels(logits: Sequence[Sequence[float]], params: ZeroShotParams) -> Ou
     softmax of entailment against contradiction for each. Ties go to the label named first.
     """
     if params.multi_label or len(logits) == 1:
-        scores = [_softmax(row)[0] for row in logits]
+        scores = [softmax(row)[0] for row in logits]
     else:
-        scores = _softmax([entailment for entailment, _ in logits])
-    order = sorted(range(len(scores)), key=lambda index: -scores[index])
-    ranked = {params.labels[index]: round(scores[index], SCORE_DIGITS) for index in order}
-    best, score = next(iter(ranked.items()))
-    if not params.multi_label:
-        return Output(label=best, score=score, detail={"scores": ranked})
-    over = [label for label, value in ranked.items() if value >= params.threshold]
-    return Output(
-        label=best if over else None,
-        score=score,
-        labels=over,
-        detail={"labels": over, "scores": ranked},
-    )
-
-
-def _softmax(logits: Sequence[float]) -> list[float]:
-    highest = max(logits)
-    powers = [math.exp(logit - highest) for logit in logits]
-    return [power / sum(powers) for power in powers]
+        scores = softmax([entailment for entailment, _ in logits])
+    return rank_scores(scores, params)

@@ -24,7 +24,7 @@ COARSE_TOLERANCE = 5e-2  # for dtypes of fewer digits
 @torch.inference_mode()
 def can_use_slots(model: Any, device: torch.device) -> bool:
     """True if rows of this model may share a SlotCache. Runs the model on a few tokens."""
-    if not _keeps_plain_keys(model):
+    if not keeps_plain_keys(model):
         return False
     try:
         return _agrees_without_cache(model, device)
@@ -35,7 +35,7 @@ def can_use_slots(model: Any, device: torch.device) -> bool:
         return False
 
 
-def _keeps_plain_keys(model: Any) -> bool:
+def keeps_plain_keys(model: Any) -> bool:
     """Every layer keeps keys and values of all tokens, and looks at all of them.
 
     A trial of a few tokens would not show a window, so its mention is enough.

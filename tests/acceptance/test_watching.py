@@ -34,7 +34,7 @@ def test_watch_says_that_the_job_waits_behind_others(shell: Shell) -> None:
     shell.submit(shell.write("long.txt", f"wait {gate}\n"), *FAKE)
     wait_until(lambda: shell.rows("jobs")[0]["status"] == "running", 60, what="running")
     watching = _watch(shell, shell.submit(shell.write("texts.txt", "a\n"), *FAKE))
-    shell.wait_for_log("waiting: behind other work: 1 chunks of 1 other jobs", "watch.log")
+    shell.wait_for_log("waiting: behind other work: 1 chunk of 1 other job", "watch.log")
     gate.touch()
     assert watching.wait(60) == 0
 

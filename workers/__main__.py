@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from textmill.core.embedded import EmbeddedServices
@@ -12,6 +13,10 @@ from textmill.core.settings import load_settings
 from textmill.core.tasks import load_plugins
 from textmill.workers.lifeline import at_end_of_input
 from textmill.workers.supervisor import Supervisor, find_devices
+
+# Libraries draw progress bars on stderr, where a worker's log has one line an event. They read
+# these when they are imported, in the processes that the supervisor starts.
+NO_PROGRESS_BARS = ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS")
 
 
 def main() -> int:
@@ -25,6 +30,8 @@ def main() -> int:
     given = parser.parse_args()
     try:
         settings = load_settings(slots=given.slots, drain_seconds=given.drain_seconds)
+        for name in NO_PROGRESS_BARS:
+            os.environ.setdefault(name, "1")
         configure_logging(settings)
         load_plugins(settings.plugins)
         queues = [name.strip() for name in given.queues.split(",") if name.strip()]

@@ -9,7 +9,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from textmill.core.errors import RecordError
-from textmill.workers.items import DeviceLostError, DeviceOutOfMemoryError, Runner
+from textmill.workers.items import (
+    Activity,
+    DeviceLostError,
+    DeviceOutOfMemoryError,
+    GroupLoader,
+    Runner,
+)
 from textmill.workers.scheduler import Entry, Scheduler, TokenBudget, padded_tokens
 from textmill.workers.submission import Submission, contract_message, runner_error
 
@@ -68,12 +74,20 @@ class BatchTurns:
     """Each turn is one batch of items, which all end with it."""
 
     def __init__(
-        self, runner: Runner | None, queue: Scheduler[Submission], on_device: OnDevice
+        self,
+        runner: Runner | None,
+        queue: Scheduler[Submission],
+        on_device: OnDevice,
+        enter: Callable[[Activity], None],
     ) -> None:
-        """Without a runner there are no turns: nothing is added before it is loaded."""
+        """Without a runner there are no turns: nothing is added before it is loaded.
+
+        ``enter`` is told what the thread does, where that is not a pass on the device.
+        """
         self.queue = queue
         self._runner = runner
         self._on_device = on_device
+        self._enter = enter
 
     @property
     def ready(self) -> bool:
@@ -86,7 +100,26 @@ class BatchTurns:
 
     def run(self, entries: list[Entry[Submission]]) -> Ended:
         """See Turns."""
+        refusal = self._load_for(entries)
+        if refusal is not None:
+            return [(entry, refusal) for entry in entries]
         return list(zip(entries, self._forward(entries), strict=True))
+
+    def _load_for(self, batch: list[Entry[Submission]]) -> RecordError | None:
+        """Let the runner load what this batch needs; why it cannot is what each of it ends with."""
+        runner: Any = self._runner
+        if not batch or not isinstance(runner, GroupLoader):
+            return None
+        self._enter(Activity.LOAD)
+        try:
+            runner.load_for(batch[0].item.group)
+        except DeviceLostError:
+            raise
+        except Exception as error:
+            return error if isinstance(error, RecordError) else runner_error(error)
+        finally:
+            self._enter(Activity.IDLE)
+        return None
 
     def _forward(self, batch: list[Entry[Submission]]) -> list[Any]:
         """One row or RecordError per entry; a batch that fails is halved down to the culprit."""

@@ -268,7 +268,7 @@ class Engine:
         own_tokens = plain.max_batch_tokens if plain is not None else 1
         budget = TokenBudget(self._max_batch_tokens or own_tokens)
         items = Scheduler[Submission](budget, max_batch_items=self._max_batch_items)
-        return BatchTurns(plain, items, self._on_device)
+        return BatchTurns(plain, items, self._on_device, self._enter)
 
     @contextmanager
     def _on_device(self) -> Iterator[DeviceTime]:

@@ -10,7 +10,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import blake2b
-from typing import Any, Protocol, TypeGuard
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 from textmill.core.checkpoints import NOTHING, Permits
 from textmill.core.errors import RecordError, RetryableError
@@ -144,6 +144,18 @@ class Runner(BaseRunner, Protocol):
 
     def forward(self, items: Sequence[Item]) -> Sequence[Any]:
         """One raw output per item, in order. The items are one batch, all of one group."""
+
+
+@runtime_checkable
+class GroupLoader(Protocol):
+    """A Runner that needs more than its model for some groups of items."""
+
+    def load_for(self, group: Hashable) -> None:
+        """Load what a batch of this group needs, if that is not done; called before each batch.
+
+        It has the time limit of a load, not that of a batch. Raises RecordError for all of the
+        batch, or DeviceLostError.
+        """
 
 
 @dataclass(frozen=True, slots=True)

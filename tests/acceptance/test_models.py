@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 from pathlib import Path
@@ -139,3 +140,18 @@ def test_pickles_need_the_job_and_the_worker(shell: Shell) -> None:
     shell.start_worker()
     refused = shell.submit(texts, "--model", model, "--allow-pickle")
     assert "TEXTMILL_ALLOW_PICKLE=1" in str(_wait_for_end(shell, refused)["error"])
+
+
+def test_a_workers_log_has_one_line_an_event_while_models_are_loaded(shell: Shell) -> None:
+    """Given a GGUF file and a folder, for both of which transformers would draw progress bars."""
+    shell.env["TEXTMILL_LOG_FORMAT"] = "json"
+    texts = shell.write("texts.txt", TEXTS)
+    gguf = save_gguf(shell.folder / "tiny.gguf")
+    shell.start_worker()
+    written = shell.submit(texts, "--task", "generation", "--model", gguf, "--max-new-tokens", "4")
+    labelled = shell.submit(texts, "--model", _model(shell, "old"))
+    for job_id in (written, labelled):
+        assert _wait_for_end(shell, job_id)["status"] == "completed"
+    lines = shell.log().splitlines()
+    assert all(isinstance(json.loads(line)["event"], str) for line in lines), shell.log()
+    assert sum("loaded in" in line for line in lines) == 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from textmill.workers.engine import Engine
 from textmill.workers.items import ModelRequest, Output
 from textmill.workers.registry import load_runner
 from textmill.workers.runners.generation import GenerationRunner, mix_seed
-from textmill.workers.runners.prompting import drop_oldest_turn
+from textmill.workers.runners.generation_prompts import drop_oldest_turn
 
 from ..tiny_generators import CONTEXT, save_generator
 from ..tiny_models import save_model
@@ -54,19 +53,22 @@ def chatty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def generate() -> Iterator[Generate]:
-    """Texts or whole records through an engine that is kept for the module."""
-    engines: dict[Path, Engine] = {}
+    """Texts or whole records through an engine that is kept for the module.
 
-    def run(model: Path, given: list[Any], **params: Any) -> Found:
-        if model not in engines:
+    An engine keeps what equal prompts came to: ``engine`` asks for another one.
+    """
+    engines: dict[tuple[Path, str], Engine] = {}
+
+    def run(model: Path, given: list[Any], engine: str = "", **params: Any) -> Found:
+        if (model, engine) not in engines:
             request = ModelRequest("generation", str(model), device="cpu")
-            engines[model] = Engine(lambda: load_runner(request))
+            engines[model, engine] = Engine(lambda: load_runner(request))
         records = [
             one if isinstance(one, Record) else Record(n, str(n), {"text": one})
             for n, one in enumerate(given)
         ]
         options = GenerationParams(**{"max_new_tokens": 24, **params})
-        return engines[model].submit(records, options).wait(60)
+        return engines[model, engine].submit(records, options).wait(60)
 
     yield run
     for engine in engines.values():
@@ -131,15 +133,18 @@ def test_prompts_go_on_as_with_transformers(generate: Generate, plain: Path) -> 
     assert reasons == {"stop", "length"}
 
 
-def test_texts_do_not_depend_on_the_batch(generate: Generate, chatty: Path) -> None:
-    """Alone, together and in another order; drawn texts too."""
-    for params in ({}, {"temperature": 1.2, "seed": 5}):
-        records = [Record(n, f"r{n}", {"text": text}) for n, text in enumerate(PROMPTS * 3)]
-        together = texts(generate(chatty, records, **params))
-        alone = [texts(generate(chatty, [record], **params))[0] for record in records]
-        assert together == alone
-        assert together == texts(generate(chatty, records[::-1], **params))[::-1]
-        assert len(set(together)) > 5
+@pytest.mark.parametrize("params", [{}, {"temperature": 1.2, "seed": 5}], ids=["greedy", "drawn"])
+def test_texts_do_not_depend_on_the_batch(
+    generate: Generate, chatty: Path, params: dict[str, Any]
+) -> None:
+    """Alone, together and in another order."""
+    given = [f"{text} {n}" for n in range(3) for text in PROMPTS]
+    records = [Record(n, f"r{n}", {"text": text}) for n, text in enumerate(given)]
+    together = texts(generate(chatty, records, "together", **params))
+    alone = [texts(generate(chatty, [one], "alone", **params))[0] for one in records]
+    assert together == alone
+    assert together == texts(generate(chatty, records[::-1], "reversed", **params))[::-1]
+    assert len(set(together)) > 5
 
 
 def test_a_penalty_for_repetition_is_that_of_transformers(generate: Generate, plain: Path) -> None:
@@ -335,17 +340,6 @@ def test_a_records_own_options_count_for_it_alone(generate: Generate, chatty: Pa
     assert texts(found)[3] != whole
     assert as_output(found[4]).input_tokens > as_output(found[0]).input_tokens
     assert as_error(found[5]).code == "invalid_params"
-
-
-def test_prompts_are_written_from_many_threads(chatty: Path) -> None:
-    """Some with control tokens in their texts, for which the tokenizer's state changes."""
-    runner = load(chatty)
-    records = [Record(n, "", {"text": f"{text} <|im_end|>"}) for n, text in enumerate(PROMPTS)]
-    params = [GenerationParams(chat=chat, max_new_tokens=9) for chat in ("on", "off")]  # type: ignore[arg-type]
-    expected = [runner.prepare(records, one) for one in params]
-    with ThreadPoolExecutor(4) as threads:
-        found = list(threads.map(lambda n: runner.prepare(records, params[n % 2]), range(40)))
-    assert found == expected * 20
 
 
 # -- models that are refused -----------------------------------------------------------------

@@ -11,9 +11,12 @@ import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
+import logging
+import math
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,10 +24,16 @@ from typing import Any
 import torch
 
 from textmill.core.checkpoints import Checkpoint
+from textmill.core.errors import RecordError
 from textmill.core.locks import open_lock
 from textmill.core.settings import load_settings
+from textmill.workers.items import DeviceLostError
+from textmill.workers.runners import devices
 from textmill.workers.runners.seq2seq_tokens import Seq2SeqTokenizer
 
+log = logging.getLogger(__name__)
+
+PAUSE_SECONDS = 60.0  # after a conversion that failed
 CONVERSION = 1  # counted up when converting changes, so that older folders are not used
 COMPUTE_TYPES = {
     torch.float32: "float32",
@@ -56,7 +65,7 @@ def missing_package() -> str | None:
 
 
 class ConvertedModel:
-    """The CTranslate2 twin of a loaded model, made when it is first asked to write."""
+    """The CTranslate2 twin of a loaded model, made when a job first asks for it."""
 
     def __init__(
         self,
@@ -72,6 +81,8 @@ class ConvertedModel:
         self._family = str(model.config.model_type)
         self._convert: Any = model
         self._translator: Any = None
+        self._failure: RecordError | None = None
+        self._failed_at = 0.0
 
     def problem(self, config: Any) -> str | None:
         """Why this model, device or these settings are nothing for CTranslate2, or None."""
@@ -91,13 +102,16 @@ class ConvertedModel:
             return f"backend is 'ctranslate2', which has no {names} as the model's settings have"
         return None
 
-    def write(self, ids: list[list[int]], config: Any, limit: int) -> list[list[int]]:
-        """Token ids of each output, at most ``limit``, without those that start and end it."""
-        translator = self._open()
+    def write(self, ids: list[list[int]], config: Any, limit: int) -> list[list[int] | None]:
+        """Token ids of each output, at most ``limit``, without those that start and end it.
+
+        None where the scores were not finite.
+        """
+        self.open()
         tokenizer = self._tokenizer
         first = config.forced_bos_token_id
         prefix = None if first is None else [tokenizer.tokens([first])] * len(ids)
-        found = translator.translate_batch(
+        found = self._translator.translate_batch(
             [tokenizer.tokens(row) for row in ids],
             target_prefix=prefix,
             beam_size=config.num_beams or 1,
@@ -108,21 +122,46 @@ class ConvertedModel:
             max_input_length=0,  # its own limit would cut without a word
             max_decoding_length=limit,
             min_decoding_length=_least(config),
+            return_scores=True,
         )
-        return [tokenizer.ids(one.hypotheses[0]) for one in found]
+        return [
+            tokenizer.ids(one.hypotheses[0]) if math.isfinite(one.scores[0]) else None
+            for one in found
+        ]
 
-    def _open(self) -> Any:
-        if self._translator is None:
-            library = importlib.import_module("ctranslate2")
-            self._translator = library.Translator(
-                str(self._folder()),
-                device=self._device.type,
-                device_index=self._device.index or 0,
-                compute_type=self._type,
-                inter_threads=1,
-                intra_threads=torch.get_num_threads(),
+    def open(self) -> None:
+        """Convert the model unless that was done before, and load it: seconds to minutes.
+
+        Raises RecordError; then it is not tried again for a while.
+        """
+        if self._translator is not None:
+            return
+        if self._failure is not None and time.monotonic() < self._failed_at + PAUSE_SECONDS:
+            raise self._failure
+        try:
+            self._translator = devices.run_on_device(self._device, self._load)
+        except DeviceLostError:
+            raise
+        except Exception as error:
+            log.exception("%s cannot be converted", self._checkpoint.name)
+            self._failed_at = time.monotonic()
+            self._failure = RecordError(
+                "backend_unavailable",
+                "backend is 'ctranslate2', and the model cannot be converted for it: "
+                f"{type(error).__name__}: {error}; mend that, or leave --backend out",
             )
-        return self._translator
+            raise self._failure from None
+
+    def _load(self) -> Any:
+        library = importlib.import_module("ctranslate2")
+        return library.Translator(
+            str(self._folder()),
+            device=self._device.type,
+            device_index=self._device.index or 0,
+            compute_type=self._type,
+            inter_threads=1,
+            intra_threads=torch.get_num_threads(),
+        )
 
     def _folder(self) -> Path:
         """The converted model; of several processes one converts, and the others wait for it."""

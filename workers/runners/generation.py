@@ -1,7 +1,7 @@
 """Generation: a text that goes on from a prompt, or answers a chat.
 
-Wraps ``AutoModelForCausalLM``. What the model reads is ``prompting``'s business; how tokens are
-chosen, and when a text ends, that of ``decoding``.
+Wraps ``AutoModelForCausalLM``. What the model reads is the business of ``generation_prompts``; how
+tokens are chosen, and when a text ends, that of ``decoding``.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from textmill.workers.runners import devices, loading
 from textmill.workers.runners.base import ModelRunner
 from textmill.workers.runners.decoding.loop import DecodeLoop
 from textmill.workers.runners.decoding.requests import DecodeRequest, Generated, Sampling
+from textmill.workers.runners.generation_prompts import encode_prompt
 from textmill.workers.runners.grammars import Grammars
 from textmill.workers.runners.lengths import truncation_mark
 from textmill.workers.runners.loading import Loaded
@@ -120,7 +121,7 @@ class GenerationRunner(ModelRunner):
     def _items(self, record: Record, job_params: TaskParams) -> list[Item]:
         text = check_text("text", record.inputs.get("text"))
         params = own_params(record, job_params, GenerationParams, "generation")
-        prompt = self._prompts.encode(text, params)
+        prompt = encode_prompt(self._prompts, text, params)
         schema = params.json_schema
         request = PromptRequest(
             prompt.ids,

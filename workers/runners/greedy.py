@@ -14,6 +14,8 @@ import transformers
 from transformers.cache_utils import DynamicLayer, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
+from textmill.workers.runners.finite import FiniteWatch
+
 # Those that treat each row by itself and keep nothing about rows from step to step.
 ROW_BY_ROW = {
     "ExponentialDecayLengthPenalty",
@@ -52,13 +54,18 @@ def search(
     logits_processor: Any,
     stopping_criteria: Any,
     generation_config: Any,
+    watch: FiniteWatch,
     **inputs: Any,
 ) -> torch.Tensor:
-    """Token ids (rows, longest), padded on the right; what ``generate`` hands over comes in."""
+    """Token ids (rows, longest), padded on the right; what ``generate`` hands over comes in.
+
+    Outputs that are not to be used are noted in ``watch``.
+    """
     if not _drops_rows(model, logits_processor, inputs):
+        watched = transformers.LogitsProcessorList([*logits_processor, watch])
         plain: torch.Tensor = model._sample(
             input_ids,
-            logits_processor=logits_processor,
+            logits_processor=watched,
             stopping_criteria=stopping_criteria,
             generation_config=generation_config,
             **inputs,
@@ -69,10 +76,13 @@ def search(
     found[:, : input_ids.shape[1]] = input_ids
     batch = _Batch(model, input_ids, inputs)
     while len(batch.rows):
-        tokens = logits_processor(batch.ids, batch.step()).argmax(dim=-1)
+        best, tokens = logits_processor(batch.ids, batch.step()).max(dim=-1)
+        finite = best.isfinite()
+        if not bool(finite.all()):
+            watch.note(batch.rows[~finite].tolist(), batch.ids[~finite])
         batch.ids = torch.cat([batch.ids, tokens[:, None]], dim=-1)
         found[batch.rows, batch.ids.shape[1] - 1] = tokens
-        batch.keep(~stopping_criteria(batch.ids, None))
+        batch.keep(finite & ~stopping_criteria(batch.ids, None))
     return found
 
 

@@ -8,7 +8,7 @@ over them; nothing is drawn at random. Greedy outputs are those of ``generate`` 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -22,6 +22,7 @@ from textmill.workers.items import Item, ModelRequest
 from textmill.workers.runners import devices, greedy, loading
 from textmill.workers.runners.base import DeviceRunner
 from textmill.workers.runners.ctranslate import ConvertedModel, missing_package
+from textmill.workers.runners.finite import FiniteWatch
 from textmill.workers.runners.padding import pack_ids
 from textmill.workers.runners.seq2seq_tokens import Seq2SeqTokenizer, load_seq2seq_tokenizer
 
@@ -92,8 +93,8 @@ class Seq2SeqRunner(DeviceRunner):
         tokenizer.fit(weights.model)
         return cls(Seq2SeqModel(weights.model, tokenizer, weights.device, checkpoint))
 
-    def forward(self, items: Sequence[Item]) -> list[Written]:
-        """What the model writes for each item."""
+    def forward(self, items: Sequence[Item]) -> list[Written | None]:
+        """What the model writes for each item; None where its scores were not finite."""
         writing: Writing = items[0].group  # type: ignore[assignment]
         ids = [item.data.ids for item in items]
         if writing.backend == "ctranslate2":
@@ -101,6 +102,11 @@ class Seq2SeqRunner(DeviceRunner):
                 self._device, lambda: self._convert_and_write(ids, writing)
             )
         return devices.run_on_device(self._device, lambda: self._write(ids, writing))
+
+    def load_for(self, group: Hashable) -> None:
+        """The model as CTranslate2 wants it, if that is to write; raises RecordError."""
+        if isinstance(group, Writing) and group.backend == "ctranslate2":
+            self._converted.open()
 
     def warm_up(self) -> None:
         """A few tokens for one small batch of made-up input."""
@@ -138,30 +144,48 @@ class Seq2SeqRunner(DeviceRunner):
             config.min_length = 0
         return config
 
-    def _write(self, ids: list[list[int]], writing: Writing) -> list[Written]:
+    def _write(self, ids: list[list[int]], writing: Writing) -> list[Written | None]:
         config = self._config(writing)
         rows = max(1, MAX_LOGITS // (self._vocabulary * (config.num_beams or 1)))
-        found: list[Written] = []
+        found: list[Written | None] = []
         for start in range(0, len(ids), rows):
             found.extend(self._generate(ids[start : start + rows], config))
         return found
 
-    def _generate(self, ids: list[list[int]], config: Any) -> Iterator[Written]:
+    def _generate(self, ids: list[list[int]], config: Any) -> list[Written | None]:
         inputs: dict[str, Any] = dict(pack_ids(ids, self._tokenizer.pad_id, self._device))
+        watch = FiniteWatch(config.num_beams or 1, _end_ids(config))
         if greedy.is_greedy(config):
-            inputs["custom_generate"] = greedy.search
+            inputs |= {"custom_generate": greedy.search, "watch": watch}
+        else:
+            inputs["logits_processor"] = transformers.LogitsProcessorList([watch])
         with torch.inference_mode():
             rows = self._model.generate(**inputs, generation_config=config).tolist()
-        limit = _length_limit(config)
-        return (_read_row(row, config, limit) for row in rows)
+        read = [_read_row(row, config, _length_limit(config)) for row in rows]
+        ends = zip(rows, read, strict=True)
+        return [
+            None if watch.is_broken(n, row, end) else written
+            for n, (row, (written, end)) in enumerate(ends)
+        ]
 
-    def _convert_and_write(self, ids: list[list[int]], writing: Writing) -> list[Written]:
+    def _convert_and_write(self, ids: list[list[int]], writing: Writing) -> list[Written | None]:
         config = self._config(writing)
         # transformers makes the last token an end, where the model's settings say so.
         limit = _length_limit(config) - (1 if config.forced_eos_token_id is None else 2)
         rows = self._converted.write(ids, config, limit)
         first = config.forced_bos_token_id
-        return [Written(row[1:] if first in row[:1] else row, len(row) < limit) for row in rows]
+        return [
+            None if row is None else Written(row[1:] if first in row[:1] else row, len(row) < limit)
+            for row in rows
+        ]
+
+
+def all_written(raw: Sequence[Written | None]) -> list[Written]:
+    """What was written for a record's items; raises RecordError("not_finite")."""
+    found = [one for one in raw if one is not None]
+    if len(found) < len(raw):
+        raise RecordError("not_finite", "the model's scores are not finite numbers")
+    return found
 
 
 def _own_settings(model: Any) -> Any:
@@ -188,15 +212,19 @@ def _length_limit(config: Any) -> int:
     return int(config.max_length)
 
 
-def _read_row(row: list[int], config: Any, limit: int) -> Written:
-    """A row of ``generate`` without what starts it (a token, a language), as far as its end."""
+def _end_ids(config: Any) -> list[int]:
     ends = config.eos_token_id
-    ends = set(ends if isinstance(ends, list) else [ends])
+    return ends if isinstance(ends, list) else [] if ends is None else [ends]
+
+
+def _read_row(row: list[int], config: Any, limit: int) -> tuple[Written, int]:
+    """A row of ``generate`` without what starts it (a token, a language), and where it ends."""
+    ends = _end_ids(config)
     first = 2 if len(row) > 1 and row[1] == config.forced_bos_token_id else 1
     body = row[first:limit]
     for place, token in enumerate(body):
         if token in ends:
             # The last token of all may have been forced to be an end.
             forced = config.forced_eos_token_id is not None and first + place + 1 == limit
-            return Written(body[:place], not forced)
-    return Written(body, False)
+            return Written(body[:place], not forced), first + place
+    return Written(body, False), first + len(body)

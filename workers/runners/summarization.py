@@ -16,7 +16,7 @@ from textmill.core.params import SummarizationParams, TaskParams
 from textmill.workers.items import Item, Output, equal_key
 from textmill.workers.runners.lengths import refuse_long, truncation_mark
 from textmill.workers.runners.records import read_each, read_texts, sound
-from textmill.workers.runners.seq2seq import Seq2SeqModel, Seq2SeqRunner, Written
+from textmill.workers.runners.seq2seq import Seq2SeqModel, Seq2SeqRunner, all_written
 
 TASK = "summarization"
 OWN_SETTINGS = (
@@ -63,9 +63,12 @@ class SummarizationRunner(Seq2SeqRunner):
     def join(
         self, record: Record, items: Sequence[Item], raw: Sequence[Any], params: TaskParams
     ) -> Output:
-        """The summary, and in ``detail`` what was cut or did not end."""
+        """The summary, and in ``detail`` what was cut or did not end.
+
+        Raises RecordError("not_finite").
+        """
         document: Document = items[0].data
-        written: Written = raw[0]
+        (written,) = all_written(raw)
         detail = truncation_mark(len(document.ids), document.tokens)
         if not written.ended:
             detail["finish_reason"] = "length"

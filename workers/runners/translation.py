@@ -25,7 +25,7 @@ from textmill.workers.runners.sentences import (
     split_sentences,
     whole_text,
 )
-from textmill.workers.runners.seq2seq import Seq2SeqRunner, Writing, Written
+from textmill.workers.runners.seq2seq import Seq2SeqRunner, Writing, all_written
 
 TASK = "translation"
 
@@ -65,9 +65,12 @@ class TranslationRunner(Seq2SeqRunner):
     def join(
         self, record: Record, items: Sequence[Item], raw: Sequence[Any], params: TaskParams
     ) -> Output:
-        """The whole translation, and in ``detail`` what was split, cut or did not end."""
+        """The whole translation, and in ``detail`` what was split, cut or did not end.
+
+        Raises RecordError("not_finite").
+        """
         pieces: list[Piece] = [item.data for item in items]
-        written: list[Written] = list(raw)
+        written = all_written(raw)
         texts = [self._tokenizer.decode(one.ids) for one in written]
         parts = [(piece.before, text) for piece, text in zip(pieces, texts, strict=True)]
         detail: dict[str, Any] = {}

@@ -13,10 +13,12 @@ from typing import Any, get_args
 
 from textmill.core.errors import InvalidJobError
 from textmill.core.params import TaskParams
-from textmill.core.tasks import get_task, nearest, options_of, take_own_columns
+from textmill.core.tasks import get_task, nearest, options_of, take_own_columns, whose
+from textmill.producer.terminal import shorten
 
 COLUMN = "-column"
 NO = "no-"
+MAX_FILE_BYTES = 4 << 20  # of a file that is an option: it goes with the job to every chunk
 
 
 @dataclass(slots=True)
@@ -106,15 +108,22 @@ def _text_or_file(option: str, value: str) -> str:
 
 def _read_text(option: str, value: str, path: str) -> str:
     """Read here and not by the worker, which may be on another machine."""
+    given = f"{option_name(option)} {shorten(value, 200)}"
+    if not path:
+        raise InvalidJobError(f"{given}: expected the name of a file")
     try:
-        with Path(path).open(encoding="utf-8-sig", newline="") as file:
-            return file.read()
+        with Path(path).open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
-        raise InvalidJobError(f"{option_name(option)} {value}: {error.strerror}") from None
+        raise InvalidJobError(f"{given}: {error.strerror}; expected a file to read") from None
+    if len(data) > MAX_FILE_BYTES:
+        limit = f"{MAX_FILE_BYTES >> 20} MiB"
+        raise InvalidJobError(f"{given}: over {limit}, the most that an option may have")
+    try:
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InvalidJobError(
-            f"{option_name(option)} {value}: not UTF-8 at byte {error.start}; convert the file"
-        ) from None
+        problem = f"not UTF-8 at byte {error.start}; convert the file"
+        raise InvalidJobError(f"{given}: {problem}") from None
 
 
 def _value(word: str, waiting: Iterable[str]) -> str:
@@ -138,7 +147,7 @@ def _unknown(
 ) -> InvalidJobError:
     name = word.partition("=")[0]
     own = [option_name(option) for option in options_of(model)]
+    advice = whose(_python_name(name.removeprefix("--"))) or nearest(name, [*own, *known])
     return InvalidJobError(
-        f"no option {name}{nearest(name, [*own, *known])}; task {task!r} has: "
-        f"{', '.join(own) or 'none'}"
+        f"no option {name}{advice}; task {task!r} has: {', '.join(own) or 'none'}"
     )

@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 import transformers
 
@@ -47,27 +48,35 @@ def _run(task: str, model: Path, texts: list[str], *params: TaskParams) -> list[
     return [[output for output in rows if isinstance(output, Output)] for rows in found]
 
 
-def _smollm2() -> tuple[transformers.PreTrainedTokenizerBase, transformers.PreTrainedModel]:
+SmolLM2 = tuple[transformers.PreTrainedTokenizerBase, transformers.PreTrainedModel]
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> SmolLM2:
     place = {"pretrained_model_name_or_path": SMOLLM2.parent, "gguf_file": SMOLLM2.name}
     tokenizer = transformers.AutoTokenizer.from_pretrained(**place)
     return tokenizer, transformers.AutoModelForCausalLM.from_pretrained(**place).eval()
 
 
-def test_answers_and_label_scores_of_a_chat_model_are_those_of_transformers() -> None:
+@pytest.mark.timeout(400)  # two models are made of a quantized file
+def test_answers_of_a_chat_model_are_those_of_transformers(smollm2: SmolLM2) -> None:
+    tokenizer, model = smollm2
     (answers,) = _run("generation", SMOLLM2, QUESTIONS, GenerationParams(max_new_tokens=24))
-    template = "SMS: {text}\n\nIs this SMS an advertisement or a private message?"
-    texts = _messages(6)
-    (labelled,) = _run(
-        "zero-shot-classification", SMOLLM2, texts, ZeroShotParams(labels=LABELS, template=template)
-    )
-    tokenizer, model = _smollm2()
-
     for question, answer in zip(QUESTIONS, answers, strict=True):
         ids = _prompt(tokenizer, question)
         written = model.generate(
             torch.tensor([ids]), do_sample=False, temperature=None, top_p=None, max_new_tokens=24
         )[0, len(ids) :]
         assert answer.output == tokenizer.decode(written, skip_special_tokens=True)
+
+
+@pytest.mark.timeout(400)
+def test_label_scores_of_a_chat_model_are_those_of_plain_passes(smollm2: SmolLM2) -> None:
+    tokenizer, model = smollm2
+    template = "SMS: {text}\n\nIs this SMS an advertisement or a private message?"
+    texts = _messages(6)
+    params = ZeroShotParams(labels=LABELS, template=template)
+    (labelled,) = _run("zero-shot-classification", SMOLLM2, texts, params)
     for text, row in zip(texts, labelled, strict=True):
         expected = _label_scores(tokenizer, model, template.replace("{text}", text))
         assert row.detail is not None

@@ -187,8 +187,8 @@ def _explain(task: Task, detail: Any) -> str:
     if detail["type"] == "extra_forbidden":
         known = list(options_of(task.params))
         return (
-            f"task {task.name!r} has no option {name!r}{whose(name)}; it has: "
-            f"{', '.join(known) or 'none'}{nearest(name, known)}"
+            f"task {task.name!r} has no option {name!r}{whose(name) or nearest(name, known)}; "
+            f"it has: {', '.join(known) or 'none'}"
         )
     if detail["type"] == "value_error":  # raised by the model itself
         message = str(detail["ctx"]["error"])
@@ -217,4 +217,4 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def whose(option: str) -> str:
     """`` (an option of x)`` for one of other tasks, or nothing."""
     names = [task.name for task in TASKS.values() if option in options_of(task.params)]
-    return f" (an option of {' and '.join(names)})" if names else ""
+    return f" (an option of {', '.join(names)})" if names else ""

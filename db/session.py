@@ -286,14 +286,14 @@ def explain(error: DBAPIError, url: str) -> Exception:
     """A ServiceUnavailableError for what the operator must mend; any other error as it is."""
     reason = str(error.orig).strip().split("\n")[0]
     where = make_url(url).render_as_string(hide_password=True)
-    if _is_full(error, url):
-        return NoSpaceError(
-            f"the database {where} has no space left ({reason}); free some and try again"
-        )
     problem = _file_problem(error, url)
     if problem is not None:
         return ServiceUnavailableError(
             f"the database {where} cannot be opened or written: {problem} ({reason}); {MEND_FOLDER}"
+        )
+    if _is_full(error, url):
+        return NoSpaceError(
+            f"the database {where} has no space left ({reason}); free some and try again"
         )
     if _is_read_only(error):
         return ServiceUnavailableError(

@@ -44,7 +44,7 @@ def split_arguments(arguments: Sequence[str], task: str, known: Iterable[str]) -
             continue
         name, equals, value = word.removeprefix("--").partition("=")
         if name.endswith(COLUMN):
-            column = value if equals else _value(word, waiting)
+            column = value if equals else _value(word, waiting, model)
             found.columns[_python_name(name.removesuffix(COLUMN))] = column
             continue
         option, implied = _resolve(model, name)
@@ -53,7 +53,7 @@ def split_arguments(arguments: Sequence[str], task: str, known: Iterable[str]) -
         if implied is not None:
             found.params[option] = value if equals else implied
         else:
-            _add(found.params, option, value if equals else _value(word, waiting), model)
+            _add(found.params, option, value if equals else _value(word, waiting, model), model)
     found.params |= take_own_columns(get_task(task), found.columns)
     return found
 
@@ -126,10 +126,15 @@ def _read_text(option: str, value: str, path: str) -> str:
         raise InvalidJobError(f"{given}: {problem}") from None
 
 
-def _value(word: str, waiting: Iterable[str]) -> str:
+def _value(word: str, waiting: Iterable[str], model: type[TaskParams]) -> str:
     value = next(iter(waiting), None)
     if value is None:
         raise InvalidJobError(f"option {word} has no value")
+    following = value.partition("=")[0]
+    if following.startswith("--") and _resolve(model, following.removeprefix("--"))[0]:
+        raise InvalidJobError(
+            f"option {word} has no value, {following} follows; where that is meant: {word}={value}"
+        )
     return value
 
 
@@ -147,7 +152,7 @@ def _unknown(
 ) -> InvalidJobError:
     name = word.partition("=")[0]
     own = [option_name(option) for option in options_of(model)]
-    advice = whose(_python_name(name.removeprefix("--"))) or nearest(name, [*own, *known])
+    advice = whose(_python_name(name.lstrip("-"))) or nearest(name, [*own, *known])
     return InvalidJobError(
         f"no option {name}{advice}; task {task!r} has: {', '.join(own) or 'none'}"
     )

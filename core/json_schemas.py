@@ -40,6 +40,8 @@ def read_schema(given: object) -> str:
     Raises InvalidJobError that says what is wrong with it.
     """
     if isinstance(given, str):
+        if not given.strip():
+            raise InvalidJobError('it is empty; expected a JSON Schema, such as {"type": "object"}')
         if len(given) > MAX_SCHEMA:
             raise _too_large(len(given))
         given = _parse(given)

@@ -33,6 +33,14 @@ def find_language(option: str, given: str, known: Sequence[str]) -> str:
     )
 
 
+def are_same(one: str, other: str) -> bool:
+    """Whether both name one language; scripts and regions (zho_Hans, zho_Hant) are told apart."""
+    if _plain(one) == _plain(other):
+        return True
+    found = _language(one.strip(DECORATIONS)), _language(other.strip(DECORATIONS))
+    return found[0] is not None and found[0] == found[1]
+
+
 def language_name(given: str) -> str | None:
     """The English name of a language, or None if ISO 639 has none such."""
     language = _language(given)

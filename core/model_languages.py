@@ -81,7 +81,8 @@ class ModelLanguages:
         }
         if given is None and option in needed.get(self.telling, ()):
             raise InvalidJobError(
-                f"model {self.model!r} needs {option}; it knows: {', '.join(known)}"
+                f"model {self.model!r} needs {option}"
+                + (f"; it knows: {', '.join(known)}" if known else ", such as fr, fra or French")
             )
         return None
 

@@ -20,11 +20,13 @@ def keep_trying(
     pause: Callable[[float], bool],
     away: Callable[[ServiceUnavailableError], None] = lambda error: None,
     back: Callable[[], None] = lambda: None,
+    final: type[ServiceUnavailableError] | tuple[()] = (),
 ) -> R:
     """``action()``, again while its service is away, after pauses of up to five seconds.
 
     ``pause(seconds)`` sleeps; if it returns True the service's error is raised. ``away`` is called
-    at the first failure, ``back`` once an answer came after one.
+    at the first failure, ``back`` once an answer came after one. An error of the kind ``final`` is
+    raised at once, whatever came before.
     """
     limit = FIRST_PAUSE_SECONDS
     failed = False
@@ -32,6 +34,8 @@ def keep_trying(
         try:
             result = action()
         except ServiceUnavailableError as error:
+            if isinstance(error, final):
+                raise
             if not failed:
                 away(error)
             failed = True

@@ -37,11 +37,13 @@ class Task:
     params: type[TaskParams]
     runner: str  # "module:Class", imported by workers only
     chunk_records: int = 256  # a chunk ends at this many records
+    # the same for a model that writes text, which takes longer; None: no difference
+    prompted_chunk_records: int | None = None
     # what the model's class must end with, one of several; None: nothing is checked
     architecture: str | tuple[str, ...] | None = None
 
 
-ENCODER_DECODERS = ("ForConditionalGeneration", "MTModel", "T5WithLMHeadModel")
+ENCODER_DECODERS = ("ForConditionalGeneration", "T5WithLMHeadModel")
 
 TASKS: dict[str, Task] = {
     "classification": Task(
@@ -64,7 +66,8 @@ TASKS: dict[str, Task] = {
         description="each text in another language, by a translation or a chat model",
         params=TranslationParams,
         runner="textmill.workers.runners.by_model:Translation",
-        architecture=(*ENCODER_DECODERS, *generators.ARCHITECTURES),
+        prompted_chunk_records=32,
+        architecture=(*ENCODER_DECODERS, "MTModel", *generators.ARCHITECTURES),
     ),
     "summarization": Task(
         name="summarization",
@@ -72,6 +75,7 @@ TASKS: dict[str, Task] = {
         params=SummarizationParams,
         runner="textmill.workers.runners.by_model:Summarization",
         chunk_records=64,
+        prompted_chunk_records=32,
         architecture=(*ENCODER_DECODERS, *generators.ARCHITECTURES),
     ),
     "embeddings": Task(
@@ -98,6 +102,13 @@ TASKS: dict[str, Task] = {
         architecture=("ForSequenceClassification", *generators.ARCHITECTURES),
     ),
 }
+
+
+def tasks_of(architecture: str) -> list[str]:
+    """The tasks that a model of this class can do, as far as its name says."""
+    endings = {task.name: task.architecture for task in TASKS.values()}
+    named = [name for name, ending in endings.items() if ending and architecture.endswith(ending)]
+    return named or [name for name, ending in endings.items() if ending == ""]
 
 
 def register(task: Task) -> None:
@@ -176,8 +187,8 @@ def _explain(task: Task, detail: Any) -> str:
     if detail["type"] == "extra_forbidden":
         known = list(options_of(task.params))
         return (
-            f"task {task.name!r} has no option {name!r}; it has: "
-            f"{', '.join(known) or 'none'}{nearest(name, known)}"
+            f"task {task.name!r} has no option {name!r}{whose(name) or nearest(name, known)}; "
+            f"it has: {', '.join(known) or 'none'}"
         )
     if detail["type"] == "value_error":  # raised by the model itself
         message = str(detail["ctx"]["error"])
@@ -187,6 +198,8 @@ def _explain(task: Task, detail: Any) -> str:
         return f"options of task {task.name!r}: {message}"
     if detail["type"] == "own_columns":
         return message
+    if detail["type"] == "needed":
+        return f"task {task.name!r} needs {name!r}: {message}"
     return f"option {name!r} of task {task.name!r} is {_shown(detail['input'])}: {message}"
 
 
@@ -199,3 +212,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` for the closest known name, or nothing."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def whose(option: str) -> str:
+    """`` (an option of x)`` for one of other tasks, or nothing."""
+    names = [task.name for task in TASKS.values() if option in options_of(task.params)]
+    return f" (an option of {', '.join(names)})" if names else ""

@@ -43,7 +43,7 @@ def rerun_job(connection: Connection, job_id: str) -> int:
     _queue_anew(connection, job)
     _check_inputs(connection, job)
     again = 0
-    for chunk in _cut(_take_inputs(connection, job), get_task(job.task).chunk_records):
+    for chunk in _cut(_take_inputs(connection, job), _chunk_records(connection, job)):
         insert_chunks(connection, job_id, [chunk])
         again += chunk.records
     unreadable = job.total_records - waiting - again
@@ -177,6 +177,13 @@ def _take_inputs(connection: Connection, job: Row[Any]) -> Iterator[Record]:
         span = row.record_index.between(last + 1, rows[-1].record_index)
         connection.execute(delete(results).where(row.job_id == job.id, span, row.text.is_not(None)))
         last = rows[-1].record_index
+
+
+def _chunk_records(connection: Connection, job: Row[Any]) -> int:
+    """As the job was cut before: by its model, which only its submission looked into."""
+    of_task = get_task(job.task).chunk_records
+    largest = select(func.max(chunks.c.records)).where(chunks.c.job_id == job.id)
+    return min(of_task, connection.scalar(largest) or of_task)
 
 
 def _cut(records: Iterable[Record], chunk_records: int) -> Iterator[NewChunk]:

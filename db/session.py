@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -39,6 +40,7 @@ ENDED_SQLSTATES = {"25P03", "25P04"}
 RETRIES = 8
 PRAGMA_TRIES = 100
 SILENCE_SECONDS = 10  # of a host that is cut off without a word, until a connection is given up
+SQLITE_INDEX_BYTES = 32 << 10  # https://www.sqlite.org/walformat.html#the_wal_index_file_format
 SQLITE_FILE_ERRORS = ("unable to open database file", "readonly database", "disk I/O error")
 MEND_FOLDER = "mend that, or set TEXTMILL_HOME or TEXTMILL_DATABASE_URL to another place"
 WORKER_NAME = "textmill worker"
@@ -284,14 +286,14 @@ def explain(error: DBAPIError, url: str) -> Exception:
     """A ServiceUnavailableError for what the operator must mend; any other error as it is."""
     reason = str(error.orig).strip().split("\n")[0]
     where = make_url(url).render_as_string(hide_password=True)
-    if _is_full(error):
-        return NoSpaceError(
-            f"the database {where} has no space left ({reason}); free some and try again"
-        )
     problem = _file_problem(error, url)
     if problem is not None:
         return ServiceUnavailableError(
             f"the database {where} cannot be opened or written: {problem} ({reason}); {MEND_FOLDER}"
+        )
+    if _is_full(error, url):
+        return NoSpaceError(
+            f"the database {where} has no space left ({reason}); free some and try again"
         )
     if _is_read_only(error):
         return ServiceUnavailableError(
@@ -338,6 +340,11 @@ def _file_problem(error: DBAPIError, url: str) -> str | None:
     return f"this user may not write {path}" if not os.access(path, os.W_OK) else None
 
 
-def _is_full(error: DBAPIError) -> bool:
+def _is_full(error: DBAPIError, url: str) -> bool:
     state = getattr(error.orig, "sqlstate", None)
-    return state == "53100" or "database or disk is full" in str(error.orig)
+    if state == "53100" or "database or disk is full" in str(error.orig):
+        return True
+    # SQLite does not say so where it has no room for the index of its log.
+    folder = Path(make_url(url).database or "").absolute().parent
+    unsaid = _is_file_error(error.orig) and folder.is_dir()
+    return unsaid and shutil.disk_usage(folder).free < SQLITE_INDEX_BYTES

@@ -14,7 +14,7 @@ from textmill.core.errors import InvalidJobError, ServiceUnavailableError
 from textmill.core.jobs import ENDED, JobSpec, JobStatus
 from textmill.core.patience import keep_trying
 from textmill.core.settings import load_settings
-from textmill.core.tasks import get_task, load_plugins, take_own_columns, validate_params
+from textmill.core.tasks import get_task, load_plugins, take_own_columns
 from textmill.db import jobs as jobs_db
 from textmill.db.queries import Result, ResultFilter, count_labels, iter_results
 from textmill.db.rerun import rerun_job
@@ -239,8 +239,7 @@ def submit(
         limit=limit,
         skip_bad=skip_bad,
     )
-    spec = validate_spec(spec, session.settings)
-    rules = RecordRules(get_task(task), validate_params(get_task(task), spec.params))
+    spec, rules = validate_spec(spec, session.settings)
     with _open(inputs, rules, reading) as reader:
         submitted = submit_job(
             session.database,

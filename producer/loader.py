@@ -96,7 +96,7 @@ class Loader:
         self.errors = 0
         self._database = database
         self._job_id = job_id
-        self._cutter = ChunkCutter(get_task(spec.task).chunk_records)
+        self._cutter = ChunkCutter(spec.chunk_records or get_task(spec.task).chunk_records)
         self._digest = InputDigest(spec)
         self._progress = progress
         self._on_wait = on_wait
@@ -145,13 +145,9 @@ class Loader:
         return keep_trying(
             lambda: self._database.transact(change, next(tries) > 0),
             pause=pause,
-            away=self._away,
+            away=lambda error: self._on_wait(str(error)),
+            final=NoSpaceError,  # also of a disk that fills while another outage is waited out
         )
-
-    def _away(self, error: ServiceUnavailableError) -> None:
-        if isinstance(error, NoSpaceError):
-            raise error
-        self._on_wait(str(error))
 
     @contextmanager
     def _renewing(self) -> Iterator[None]:

@@ -32,7 +32,7 @@ from textmill.db.dispatch import fill_window, publish, window_size
 from textmill.db.session import Database
 from textmill.producer.loader import InputDigest, Loader, OnWait, Progress, encode_input
 from textmill.producer.model_check import check_model
-from textmill.producer.readers import IdCheck, RecordReader
+from textmill.producer.readers import IdCheck, RecordReader, RecordRules
 
 POLL_SECONDS = 0.25
 QUEUE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -68,8 +68,8 @@ def parse_priority(value: str) -> Priority:
     return Priority(value)
 
 
-def validate_spec(spec: JobSpec, settings: Settings) -> JobSpec:
-    """The job with its parameters checked and completed by their defaults, its model pinned.
+def validate_spec(spec: JobSpec, settings: Settings) -> tuple[JobSpec, RecordRules]:
+    """The job with its options checked and its model looked into, and how its records are read.
 
     Raises InvalidJobError before anything is read or written.
     """
@@ -85,8 +85,14 @@ def validate_spec(spec: JobSpec, settings: Settings) -> JobSpec:
         raise InvalidJobError(
             f"max error rate {spec.max_error_rate!r} is no share of records: expected 0% to 100%"
         )
-    version = check_model(spec, task, params, settings)
-    return replace(spec, params=params.model_dump(exclude_defaults=True), model_version=version)
+    model = check_model(spec, task, params, settings)
+    checked = replace(
+        spec,
+        params=params.model_dump(exclude_defaults=True),
+        model_version=model.version,
+        chunk_records=task.prompted_chunk_records if model.writes_text else None,
+    )
+    return checked, RecordRules(task, params)
 
 
 def submit_job(

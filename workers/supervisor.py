@@ -116,7 +116,6 @@ class Supervisor:
         self.children = [Child(device, queues, settings) for device in devices]
         self.stop_requests = 0
         self.exit_code = 0
-        self._wake = threading.Event()
 
     def run(self) -> int:
         """Supervise until told to stop; returns the exit code."""
@@ -125,7 +124,7 @@ class Supervisor:
         for child in self.children:
             child.start()
         while not self.stop_requests:
-            self._wake.wait(POLL_SECONDS)
+            time.sleep(POLL_SECONDS)
             for child in self.children:
                 self._tend(child)
             self._tend_services()
@@ -133,9 +132,11 @@ class Supervisor:
         return self.exit_code
 
     def request_stop(self) -> None:
-        """Stop gracefully; called a second time, at once."""
+        """Stop gracefully; called a second time, at once.
+
+        Runs inside signal handlers, so it takes no lock: its own thread may hold it.
+        """
         self.stop_requests += 1
-        self._wake.set()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.request_stop()

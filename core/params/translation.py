@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from textmill.core.generators import is_generator
-from textmill.core.languages import language_name
+from textmill.core.languages import are_same, language_name
 from textmill.core.model_languages import ModelLanguages, Telling, read_languages
 from textmill.core.params.base import storable
 from textmill.core.params.seq2seq import Seq2SeqParams
@@ -54,6 +54,16 @@ class TranslationParams(Seq2SeqParams):
     @classmethod
     def _check_prefix(cls, prefix: str | None) -> str | None:
         return None if prefix is None else storable(prefix)
+
+    @model_validator(mode="after")
+    def _check_pair(self) -> TranslationParams:
+        source, target = self.source_lang, self.target_lang
+        if source is not None and target is not None and are_same(source, target):
+            raise ValueError(
+                f"source_lang is {source!r} and target_lang {target!r}, the same language; "
+                "expected two"
+            )
+        return self
 
     def check_model(self, name: str, folder: Path, config: Mapping[str, Any]) -> None:
         """Raise for languages that the model's files show it not to know."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,6 +24,11 @@ PROMPT = (
     "Answer with the label only.\n\nLabel:"
 )
 LABELS = "labels"  # their place in a template
+LISTING = re.compile(r"[^\s\d],[^\s\d]")  # a,b; no label such as "yes, please" or "1,000"
+
+
+def _is_listing(value: Any) -> bool:
+    return isinstance(value, str) and LISTING.search(value) is not None
 
 
 class ZeroShotParams(TextParams, PromptParams):
@@ -58,6 +64,11 @@ class ZeroShotParams(TextParams, PromptParams):
     def _split(cls, given: Any) -> Any:
         """One value may name several labels; of several values each is a label, comma or not."""
         values = [given] if isinstance(given, str) else given
+        if isinstance(values, list | tuple) and len(values) > 1 and all(map(_is_listing, values)):
+            example = ",".join(values)
+            raise PydanticCustomError(
+                "labels", "Several lists of labels; expected one: {example}", {"example": example}
+            )
         if isinstance(values, list | tuple) and len(values) == 1 and isinstance(values[0], str):
             values = [label for label in values[0].split(",") if label.strip()]
         if isinstance(values, list | tuple):
@@ -69,7 +80,8 @@ class ZeroShotParams(TextParams, PromptParams):
     def _check_labels(cls, labels: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         needed = "labels" not in info.data.get("own_columns", {})
         if (needed and not labels) or not all(labels):
-            raise PydanticCustomError("labels", "Expected labels that are not empty, such as a,b,c")
+            kind = "labels" if labels else "needed"
+            raise PydanticCustomError(kind, "Expected labels that are not empty, such as a,b,c")
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
             raise PydanticCustomError(
                 "labels", "Each label once, {twice} twice", {"twice": ", ".join(twice)}

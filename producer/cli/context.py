@@ -32,16 +32,20 @@ class Context:
 
 
 @contextmanager
-def open_context() -> Iterator[Context]:
-    """Settings from the environment, the database with its schema looked at, a publisher."""
+def open_context(settings: Settings | None = None) -> Iterator[Context]:
+    """The database with its schema looked at, and a publisher; for settings that were read.
+
+    Without them they are read here, and the plugins that they name are loaded.
+    """
     from textmill.core.broker import Publisher
     from textmill.core.settings import load_settings
     from textmill.core.tasks import load_plugins
     from textmill.db.schema import ensure_schema
     from textmill.db.session import Database
 
-    settings = load_settings()
-    load_plugins(settings.plugins)
+    if settings is None:
+        settings = load_settings()
+        load_plugins(settings.plugins)
     database = Database.open(settings)
     publisher = Publisher(settings)
     try:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import Annotated, Any, cast
 
 import typer
 
 from textmill.producer.cli import options as o
 from textmill.producer.cli.context import open_context
-from textmill.producer.terminal import number, say, shorten, table
-
-if TYPE_CHECKING:
-    from textmill.db.queries import Result
+from textmill.producer.terminal import number, say
 
 SHOWN_ROWS = 20
 
@@ -77,6 +73,7 @@ def results(
       textmill results last --out spam.csv
     """
     from textmill.db.queries import ResultFilter, count_results, iter_results
+    from textmill.producer.cli.results_table import print_results
     from textmill.producer.export import write_results
 
     kind = _kind(kind, out, json)
@@ -94,7 +91,7 @@ def results(
         row = context.job(job)
         rows = iter_results(context.database, row, wanted)
         if kind == "table":
-            shown = _print_table(rows)
+            shown = print_results(rows)
             with context.database.read() as connection:
                 total = count_results(connection, row, wanted)
             if total > shown:
@@ -113,24 +110,3 @@ def _kind(kind: str | None, out: Path | None, json: bool) -> str:
     if out is not None:
         return kind_of(out)
     return "jsonl" if json or not sys.stdout.isatty() else "table"
-
-
-def _print_table(rows: Iterable[Result]) -> int:
-    import shutil
-
-    found = list(rows)
-    width = max(20, shutil.get_terminal_size((100, 24)).columns - 40)
-    cells = [
-        [
-            shorten(row.record_id, 16),
-            shorten(row.error_code or row.label or row.output or "", 16),
-            "" if row.score is None else f"{row.score:.3f}",
-            shorten(row.error_message or row.text or "", width),
-        ]
-        for row in found
-    ]
-    if cells:
-        print(table(["record", "label", "score", "text"], cells, right="score"))
-    else:
-        say("no rows match")
-    return len(found)

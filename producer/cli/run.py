@@ -78,14 +78,12 @@ def run(
         submission = None
     else:
         submission = make_submission(**given)
-    with open_context() as context:
+        if dry_run:
+            show_dry_run(submission, json=json)
+            return
+    with open_context(submission.settings if submission else None) as context:
         if submission is None:
             job_id, queue = _resume(context, str(resume))
-        elif dry_run:
-            show_dry_run(context, submission, json=json)
-            return
-        else:
-            submission.check(context.settings)  # before anything is started
         with _services(context, devices, queue, _own_permits(context, given)) as started:
             if submission is not None:
                 job_id = submit_records(context, submission).job_id

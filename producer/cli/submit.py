@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,32 +17,25 @@ from textmill.producer.terminal import emit_json, number, say, shorten
 if TYPE_CHECKING:
     from textmill.core.jobs import JobSpec
     from textmill.core.settings import Settings
-    from textmill.producer.readers import ReadOptions, RecordReader
+    from textmill.producer.readers import ReadOptions, RecordReader, RecordRules
     from textmill.producer.submit import Submitted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """What the person asked for: the job, where its records are and how to read them."""
+    """What the person asked for, checked: the job, where its records are and how to read them."""
 
     inputs: Sequence[Path]
     spec: JobSpec
+    rules: RecordRules
     reading: ReadOptions
-
-    def check(self, settings: Settings) -> JobSpec:
-        """The job with checked parameters; raises InvalidJobError before anything is started."""
-        from textmill.producer.submit import validate_spec
-
-        return validate_spec(self.spec, settings)
+    settings: Settings
 
     def open(self) -> RecordReader:
         """Open the inputs; raises InputError."""
-        from textmill.core.tasks import get_task, validate_params
-        from textmill.producer.readers import RecordRules, open_records
+        from textmill.producer.readers import open_records
 
-        task = get_task(self.spec.task)
-        rules = RecordRules(task, validate_params(task, self.spec.params))
-        return open_records(self.inputs, rules.params.fields(), self.reading, rules)
+        return open_records(self.inputs, self.rules.params.fields(), self.reading, self.rules)
 
 
 def submit(
@@ -78,10 +71,10 @@ def submit(
       zcat log.gz | textmill submit - --model ./m --key log-2026-11-23 --max-error-rate 5%
     """
     submission = make_submission(**locals())
-    with open_context() as context:
-        if dry_run:
-            show_dry_run(context, submission, json=json)
-            return
+    if dry_run:
+        show_dry_run(submission, json=json)
+        return
+    with open_context(submission.settings) as context:
         submitted = submit_records(context, submission)
         warn_if_waiting(context, submission, submitted)
         if json:
@@ -91,16 +84,15 @@ def submit(
 
 
 def make_submission(**given: Any) -> Submission:
-    """A Submission of the command's options; raises InvalidJobError."""
-    from textmill.core.errors import InvalidJobError
+    """A Submission of the command's options; raises InvalidJobError before anything is opened."""
     from textmill.core.jobs import JobSpec
     from textmill.core.settings import load_settings
     from textmill.core.tasks import load_plugins
     from textmill.producer.cli.task_options import split_arguments
-    from textmill.producer.readers import ReadOptions
-    from textmill.producer.submit import name_after, parse_priority
+    from textmill.producer.submit import name_after, parse_priority, validate_spec
 
-    load_plugins(load_settings().plugins)
+    settings = load_settings()
+    load_plugins(settings.plugins)
     options = split_arguments(given["arguments"] or [], given["task"], _own_options(given["call"]))
     if not options.inputs:
         raise typer.BadParameter("expected at least one file, or - for stdin", param_hint="INPUT")
@@ -108,10 +100,8 @@ def make_submission(**given: Any) -> Submission:
         raise typer.BadParameter(
             "expected a folder, a GGUF file or a hub name", param_hint="--model"
         )
-    if given["quoting"] not in ("minimal", "none"):
-        raise InvalidJobError(f"--quoting is {given['quoting']!r}; expected minimal or none")
     inputs = [Path(name) for name in options.inputs]
-    spec = JobSpec(
+    asked = JobSpec(
         task=given["task"],
         model=given["model"],
         params=options.params,
@@ -125,8 +115,19 @@ def make_submission(**given: Any) -> Submission:
         key=given["key"],
         max_error_rate=parse_rate(given["max_error_rate"]),
     )
-    reading = ReadOptions(
-        columns=options.columns,
+    reading = _read_options(given, options.columns)
+    spec, rules = validate_spec(asked, settings)
+    return Submission(inputs=inputs, spec=spec, rules=rules, reading=reading, settings=settings)
+
+
+def _read_options(given: Mapping[str, Any], columns: Mapping[str, str]) -> ReadOptions:
+    from textmill.core.errors import InvalidJobError
+    from textmill.producer.readers import ReadOptions
+
+    if given["quoting"] not in ("minimal", "none"):
+        raise InvalidJobError(f"--quoting is {given['quoting']!r}; expected minimal or none")
+    return ReadOptions(
+        columns=columns,
         id_column=given["id_column"],
         format=given["input_format"],
         delimiter=given["delimiter"],
@@ -135,7 +136,6 @@ def make_submission(**given: Any) -> Submission:
         limit=given["limit"],
         skip_bad=given["skip_bad"],
     )
-    return Submission(inputs=inputs, spec=spec, reading=reading)
 
 
 def _own_options(call: typer.Context) -> list[str]:
@@ -164,7 +164,7 @@ def submit_records(context: Context, submission: Submission) -> Submitted:
     """Read the inputs into SQL, with a line of progress for a person; returns the job."""
     from textmill.producer.submit import submit_job
 
-    spec = submission.check(context.settings)
+    spec = submission.spec
     with submission.open() as reader:
         try:
             submitted = submit_job(
@@ -218,13 +218,12 @@ def warn_if_waiting(context: Context, submission: Submission, submitted: Submitt
         say(f"note: no live worker serves queue {job.queue!r}; start one with `{command}{queue}`")
 
 
-def show_dry_run(context: Context, submission: Submission, *, json: bool) -> None:
+def show_dry_run(submission: Submission, *, json: bool) -> None:
     """Read and check everything, write nothing."""
     from textmill.core.jobs import BadRecord
-    from textmill.core.tasks import get_task
     from textmill.producer.submit import iter_dry
 
-    spec = submission.check(context.settings)
+    spec = submission.spec
     records = bad = 0
     first: list[str] = []
     with submission.open() as reader:
@@ -235,7 +234,7 @@ def show_dry_run(context: Context, submission: Submission, *, json: bool) -> Non
             elif len(first) < 3:
                 first.append(f"{record.record_id}: {shorten(str(record.inputs), 70)}")
         fields, extra = dict(reader.fields), list(reader.extra_columns)
-    chunks = -(-(records - bad) // get_task(spec.task).chunk_records)
+    chunks = -(-(records - bad) // (spec.chunk_records or submission.rules.task.chunk_records))
     if json:
         emit_json({"records": records, "bad_records": bad, "chunks": chunks, "columns": fields})
         return

@@ -13,10 +13,12 @@ from typing import Any, get_args
 
 from textmill.core.errors import InvalidJobError
 from textmill.core.params import TaskParams
-from textmill.core.tasks import get_task, nearest, options_of, take_own_columns
+from textmill.core.tasks import get_task, nearest, options_of, take_own_columns, whose
+from textmill.producer.terminal import shorten
 
 COLUMN = "-column"
 NO = "no-"
+MAX_FILE_BYTES = 4 << 20  # of a file that is an option: it goes with the job to every chunk
 
 
 @dataclass(slots=True)
@@ -42,7 +44,7 @@ def split_arguments(arguments: Sequence[str], task: str, known: Iterable[str]) -
             continue
         name, equals, value = word.removeprefix("--").partition("=")
         if name.endswith(COLUMN):
-            column = value if equals else _value(word, waiting)
+            column = value if equals else _value(word, waiting, model)
             found.columns[_python_name(name.removesuffix(COLUMN))] = column
             continue
         option, implied = _resolve(model, name)
@@ -51,7 +53,7 @@ def split_arguments(arguments: Sequence[str], task: str, known: Iterable[str]) -
         if implied is not None:
             found.params[option] = value if equals else implied
         else:
-            _add(found.params, option, value if equals else _value(word, waiting), model)
+            _add(found.params, option, value if equals else _value(word, waiting, model), model)
     found.params |= take_own_columns(get_task(task), found.columns)
     return found
 
@@ -106,21 +108,33 @@ def _text_or_file(option: str, value: str) -> str:
 
 def _read_text(option: str, value: str, path: str) -> str:
     """Read here and not by the worker, which may be on another machine."""
+    given = f"{option_name(option)} {shorten(value, 200)}"
+    if not path:
+        raise InvalidJobError(f"{given}: expected the name of a file")
     try:
-        with Path(path).open(encoding="utf-8-sig", newline="") as file:
-            return file.read()
+        with Path(path).open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
-        raise InvalidJobError(f"{option_name(option)} {value}: {error.strerror}") from None
+        raise InvalidJobError(f"{given}: {error.strerror}; expected a file to read") from None
+    if len(data) > MAX_FILE_BYTES:
+        limit = f"{MAX_FILE_BYTES >> 20} MiB"
+        raise InvalidJobError(f"{given}: over {limit}, the most that an option may have")
+    try:
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InvalidJobError(
-            f"{option_name(option)} {value}: not UTF-8 at byte {error.start}; convert the file"
-        ) from None
+        problem = f"not UTF-8 at byte {error.start}; convert the file"
+        raise InvalidJobError(f"{given}: {problem}") from None
 
 
-def _value(word: str, waiting: Iterable[str]) -> str:
+def _value(word: str, waiting: Iterable[str], model: type[TaskParams]) -> str:
     value = next(iter(waiting), None)
     if value is None:
         raise InvalidJobError(f"option {word} has no value")
+    following = value.partition("=")[0]
+    if following.startswith("--") and _resolve(model, following.removeprefix("--"))[0]:
+        raise InvalidJobError(
+            f"option {word} has no value, {following} follows; where that is meant: {word}={value}"
+        )
     return value
 
 
@@ -138,7 +152,7 @@ def _unknown(
 ) -> InvalidJobError:
     name = word.partition("=")[0]
     own = [option_name(option) for option in options_of(model)]
+    advice = whose(_python_name(name.lstrip("-"))) or nearest(name, [*own, *known])
     return InvalidJobError(
-        f"no option {name}{nearest(name, [*own, *known])}; task {task!r} has: "
-        f"{', '.join(own) or 'none'}"
+        f"no option {name}{advice}; task {task!r} has: {', '.join(own) or 'none'}"
     )

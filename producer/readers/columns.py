@@ -35,7 +35,9 @@ def choose_columns(
     for field in asked:
         if field not in fields:
             raise InputError(
-                f"a column is named for {field!r}, but the task reads: {', '.join(fields)}"
+                f"a column is named for {field!r}, but the task reads: {', '.join(fields)} (with "
+                f"these options); leave out --{field.replace('_', '-')}-column, or what stands in "
+                "its place"
             )
     for column in [*asked.values(), *([id_column] if id_column is not None else [])]:
         require_column(name, columns, column)

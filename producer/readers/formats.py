@@ -9,7 +9,7 @@ from textmill.core.errors import InputError
 from textmill.producer.readers.jsonl import JsonLinesSource
 from textmill.producer.readers.options import FORMATS, ReadOptions, Source
 from textmill.producer.readers.parquet import ParquetSource
-from textmill.producer.readers.streams import STDIN, Blocks
+from textmill.producer.readers.streams import STDIN, Blocks, open_bytes
 from textmill.producer.readers.tables import TableSource
 from textmill.producer.readers.textlines import TextSource
 
@@ -45,6 +45,8 @@ def format_of(path: str | Path, options: ReadOptions) -> str | None:
     suffix = suffixes[-1] if suffixes else ""
     if suffix in SUFFIXES:
         return SUFFIXES[suffix]
+    if Path(path).is_dir() or not Path(path).exists():
+        open_bytes(path)  # says so
     raise InputError(
         f"{path}: its format cannot be told by its name; "
         f"{_OTHER.get(suffix, 'pass --format ' + '|'.join(FORMATS))}"

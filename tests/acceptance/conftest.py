@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from textmill.core import embedded
 from textmill.core.settings import load_settings
 from textmill.db.models import metadata
 from textmill.db.session import Database
+from textmill.producer.cli.main import main
 
 from ..servers import PostgresServer, ValkeyServer, die_with_parent, wait_until
 
@@ -204,3 +205,50 @@ def assert_user_error(done: subprocess.CompletedProcess[str], *parts: str, code:
     assert "Traceback" not in done.stderr
     for part in parts:
         assert part in done.stderr, (part, done.stderr)
+
+
+class Refusals:
+    """``textmill submit …`` in this process: what is said of a submission that cannot be meant.
+
+    The console command's own entry, called hundreds of times: as many processes take minutes.
+    """
+
+    def __init__(self, shell: Shell, monkeypatch: Any, capsys: Any) -> None:
+        self._shell = shell
+        self._monkeypatch = monkeypatch
+        self._capsys = capsys
+        for name in ("TEXTMILL_HOME", "TEXTMILL_PLUGINS"):
+            monkeypatch.setenv(name, shell.env[name])
+        monkeypatch.syspath_prepend(ROOT / "tests" / "plugins")
+        monkeypatch.chdir(shell.folder)
+
+    def submit(self, *words: str | Path) -> tuple[object, str, str]:
+        """Exit code, stdout and stderr."""
+        self._monkeypatch.setattr(sys, "argv", ["textmill", "submit", *map(str, words)])
+        self._capsys.readouterr()
+        code: object = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+        out, err = self._capsys.readouterr()
+        return code, out, err
+
+    def check(self, words: Sequence[str | Path], *parts: str) -> None:
+        """One line that holds every part, exit code 2, and nothing in the database."""
+        code, out, err = self.submit(*words)
+        assert code == 2, (code, out, err)
+        assert out == ""
+        assert err.startswith("error: "), err
+        assert err.count("\n") == 1, err
+        for part in parts:
+            assert part in err, (part, err)
+        self._shell.assert_nothing_written()
+
+
+@pytest.fixture
+def refusals(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Refusals:
+    """Submissions in this process, from the shell's folder into the shell's data folder."""
+    return Refusals(shell, monkeypatch, capsys)

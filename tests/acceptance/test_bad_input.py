@@ -10,13 +10,15 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from ..machine import lacks
 from ..servers import free_port, wait_until
-from .conftest import FAKE, MODEL, TEXTMILL, Shell, assert_user_error
+from .conftest import FAKE, MODEL, Shell, assert_user_error
+from .disks import DiskShell
 
 CSV = "id,body,lang\n1,first text here,en\n2,second text here,de\n"
 
@@ -240,31 +242,61 @@ def test_an_external_database_without_tables_names_the_command(server_shell: She
     assert_user_error(done, "textmill db upgrade", code=1)
 
 
-def test_a_full_disk_is_said_and_leaves_no_half_job(shell: Shell) -> None:
-    can_mount = subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False)
-    if can_mount.returncode != 0:
-        lacks("this machine allows no mount namespace, in which a small disk is made")
+@pytest.fixture
+def disk_shell(tmp_path: Path) -> Iterator[DiskShell]:
+    """A shell with the embedded services, whose data folder is on a small disk."""
+    home = tmp_path / "disk" / "home"
+    given = DiskShell(
+        tmp_path,
+        "9m",
+        TEXTMILL_HOME=str(home),
+        TEXTMILL_DATABASE_URL=f"sqlite:///{home}/textmill.db",
+        TEXTMILL_LEASE_SECONDS="1",
+    )
+    given.env.pop("TEXTMILL_DATABASE_URL")
+    yield given
+    given.close()
+
+
+def _assert_no_half_job(shell: DiskShell) -> None:
+    """The disk is free again: once the load's lease has ended it is gone, and the next one goes."""
+    wait_until(lambda: shell.json("jobs") == [], 30, what="without the half job")
+    assert len(shell.submit(shell.write("small.txt", "one\n"), *FAKE)) == 16
+    assert len(shell.rows("jobs")) == 1
+
+
+@pytest.mark.parametrize("room", ["3m", "8k"])
+def test_a_full_disk_is_said_and_leaves_no_half_job(disk_shell: DiskShell, room: str) -> None:
+    """In 8 KiB SQLite cannot even open its file, and calls that an I/O error."""
+    shell = disk_shell
+    assert shell.run("jobs").returncode == 0  # makes the tables
     texts = shell.write("texts.txt", "".join(f"{os.urandom(60).hex()}\n" for _ in range(60_000)))
-    home = Path(shell.env["TEXTMILL_HOME"])
-    home.mkdir()
-    shell.env["TEXTMILL_LEASE_SECONDS"] = "1"
-    submit = f"{TEXTMILL} submit {' '.join(FAKE)}"
-    script = (
-        f"mount -t tmpfs -o size=9m tmpfs {home} && head -c 6m /dev/zero > {home}/ballast && "
-        f"{submit} {texts}; code=$?; rm {home}/ballast; sleep 1.2; {TEXTMILL} jobs --json; "
-        f"echo one > {home}/small.txt; {submit} {home}/small.txt; exit $code"
-    )
-    done = subprocess.run(
-        ["unshare", "-rm", "sh", "-c", script],
-        env=shell.env,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert_user_error(done, "no space left", code=1)
-    listed, accepted = done.stdout.splitlines()
-    assert json.loads(listed) == []  # the load's lease has ended, so it is gone
-    assert len(accepted) == 16
+    shell.disk.fill()
+    shell.disk.inside(f"truncate -s -{room} {shell.disk.folder}/ballast")
+    done = shell.run("submit", texts, *FAKE)
+    assert_user_error(done, "no space left", "free some and try again", code=1)
+    assert done.stderr.count("\n") == 1
+    shell.disk.free()
+    _assert_no_half_job(shell)
+
+
+def test_a_disk_that_fills_while_a_job_is_loaded(disk_shell: DiskShell) -> None:
+    shell = disk_shell
+    fifo = shell.folder / "texts.txt"
+    os.mkfifo(fifo)
+    process = shell.start("submit", fifo, *FAKE, log="submit.log")
+    with suppress(BrokenPipeError), fifo.open("w") as pipe:
+        pipe.write("some text\n" * 20_000)
+        pipe.flush()
+        wait_until(lambda: len(shell.rows("chunks")) > 400, 60, what="with chunks")
+        shell.disk.fill()
+        pipe.write("".join(f"{os.urandom(60).hex()}\n" for _ in range(20_000)))
+    assert process.wait(60) == 1
+    log = shell.log("submit.log")
+    assert "no space left" in log, log
+    assert log.count("\n") == 1, log
+    shell.disk.free()
+    _assert_no_half_job(shell)
 
 
 def _interrupt(process: subprocess.Popen[str]) -> int:

@@ -119,12 +119,13 @@ def test_every_record_runs_again_with_the_input_it_had(
         (6, "bad_row"),
     ]
     assert labels(database, job_id) == {}
-    assert count(database, payloads) == 2  # one of five records, and the other job's
+    assert statuses(database, job_id) == ["done"] * 2 + ["pending"] * 2  # of three records again
+    assert count(database, payloads) == 3  # theirs, and the other job's
 
     assert run_all(database, job_id) == [record(index) for index in range(5)]
     job = job_of(database, job_id)
     assert (job.status, job.done_records, job.error_records) == ("completed_with_errors", 5, 2)
-    assert (job.input_tokens, job.output_tokens, job.device_seconds) == (25, 10, 0.5)
+    assert (job.input_tokens, job.output_tokens, job.device_seconds) == (25, 10, 1.0)
     assert indexes(database, job_id) == list(range(7))
     assert labels(database, job_id) == {"spam": 5}
     assert (job_of(database, other), rows_of(database, other), labels(database, other)) == untouched

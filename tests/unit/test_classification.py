@@ -340,7 +340,7 @@ def test_refuses_a_model_that_is_no_classifier(tmp_path: Path) -> None:
     model = save_model(tmp_path / "base", "BertModel")
     assert refusal(model) == (
         f"model {str(model)!r} cannot do classification: its config.json names BertModel, "
-        "expected one that ends in ForSequenceClassification"
+        "expected one that ends in ForSequenceClassification; such a model is for embeddings"
     )
 
 

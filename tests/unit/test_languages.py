@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from textmill.core.errors import InvalidJobError, ModelLoadError
-from textmill.core.languages import find_language, language_name, splitter_code
+from textmill.core.languages import are_same, find_language, language_name, splitter_code
 from textmill.core.model_languages import Telling, code_languages, read_languages
 
 NLLB = ["eng_Latn", "fra_Latn", "zho_Hans", "zho_Hant", "nob_Latn", "nno_Latn", "ell_Grek"]
@@ -66,6 +66,24 @@ def test_what_is_unknown_or_unclear_is_refused_with_a_list(
         find_language("target_lang", given, known)
     for part in says:
         assert part in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("fr", "French", True),
+        ("fre", ">>fra<<", True),
+        ("fra_Latn", "fra-latn", True),
+        ("Klingonish", "klingonish", True),
+        ("en", "fr", False),
+        ("zho_Hans", "zho_Hant", False),
+        ("pt_BR", "pt", False),
+        ("Chinese", "cmn", False),
+        ("Klingonish", "Elvishish", False),
+    ],
+)
+def test_two_names_of_one_language(one: str, other: str, same: bool) -> None:
+    assert are_same(one, other) is same
 
 
 def test_names_and_codes_for_others() -> None:

@@ -58,7 +58,7 @@ def cache(tmp_path: Path, plain: Path, monkeypatch: pytest.MonkeyPatch) -> HubCa
 
 def checked(model: str | Path, **fields: Any) -> JobSpec:
     spec = JobSpec(**{"task": "classification", "model": str(model), **fields})
-    return validate_spec(spec, load_settings())
+    return validate_spec(spec, load_settings())[0]
 
 
 def refusal(model: str | Path, **fields: Any) -> str:

@@ -158,8 +158,12 @@ def test_a_line_over_the_limit_is_refused_in_bounded_memory(
     ],
 )
 def test_a_name_without_a_known_format_is_refused(tmp_path: Path, name: str, hint: str) -> None:
+    path = tmp_path / name
+    with pytest.raises(InputError, match=rf"{name}: no such file"):
+        read(path)
+    path.write_text("x")
     with pytest.raises(InputError, match=rf"its format cannot be told by its name; .*{hint}"):
-        read(tmp_path / name)
+        read(path)
 
 
 def test_a_format_can_be_stated(tmp_path: Path) -> None:

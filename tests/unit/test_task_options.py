@@ -46,7 +46,8 @@ def split(*words: str) -> TaskOptions:
     [
         (["--question", "who? --not-me"], {"question": "who? --not-me"}),
         (["--question=a=b"], {"question": "a=b"}),
-        (["--question", "--stop"], {"question": "--stop"}),
+        (["--question=--stop"], {"question": "--stop"}),
+        (["--question", "---"], {"question": "---"}),
         (["--question", "a", "--question", "b"], {"question": "b"}),
         (["--max-new-tokens", "3"], {"max_new_tokens": "3"}),
         (["--multi-label"], {"multi_label": True}),
@@ -79,6 +80,8 @@ def test_a_column_is_named_for_any_field() -> None:
         (["-q"], "no option -q"),
         (["--question"], "--question has no value"),
         (["--text-column"], "--text-column has no value"),
+        (["--question", "--stop", "a"], "--question has no value, --stop follows; .*=--stop"),
+        (["--text-column", "--form=a"], "--text-column has no value, --form follows"),
     ],
 )
 def test_a_wrong_option_is_named_with_the_nearest_right_one(words: list[str], advice: str) -> None:

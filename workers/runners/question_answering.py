@@ -107,7 +107,10 @@ class QuestionAnsweringRunner(ModelRunner):
             message = f"the context has {tokens} tokens, the question leaves {room} of {window}"
             raise RecordError("context_too_long", message)
         if len(cuts) > params.max_windows:
-            message = f"the context takes {len(cuts)} windows, the limit is {params.max_windows}"
+            message = (
+                f"the context takes {len(cuts)} windows, and max_windows is {params.max_windows}; "
+                "allow more, or cut it with on_long: truncate"
+            )
             raise RecordError("context_too_long", message)
         head = [*self._template.head, *question, *self._template.middle]
         return [self._item(Window(asked, head, context, first, after)) for first, after in cuts]

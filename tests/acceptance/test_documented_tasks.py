@@ -75,6 +75,7 @@ def test_the_readme_begins_with_a_line_for_each_task() -> None:
     assert {task for line in screen for task in re.findall(r"--task (\S+)", line)} == SHIPPED
 
 
+@pytest.mark.timeout(600)  # a model for nearly every task, most of them made of a quantized file
 def test_the_page_shows_what_is_printed(shell: Shell, subtests: pytest.Subtests) -> None:
     _link_models(shell)
     shell.start_worker()  # one that keeps a model for the next example

@@ -61,6 +61,7 @@ class Engine:
         """
         self.name = name
         self.load_seconds = 0.0
+        self.was_ready = False  # its model was loaded and warmed up
         self.device_seconds = 0.0  # all forward time so far
         self.last_progress = time.monotonic()  # the activity began, or something ended
         self.activity = Activity.LOAD
@@ -239,6 +240,7 @@ class Engine:
         with self._changed:
             self.load_seconds = time.monotonic() - started
             self._turns = self._make_turns(runner)
+            self.was_ready = True
             if self._state == EngineState.LOADING:
                 self._state = EngineState.READY
             self._enter(Activity.IDLE)

@@ -25,7 +25,8 @@ class DeviceOutOfMemoryError(RetryableError):
 class DeviceLostError(RetryableError):
     """The device answers nothing any more (a CUDA error stays until the process ends).
 
-    No record is to blame for it: the engine fails, and its worker process has to be replaced.
+    The engine fails, and its worker process has to be replaced. What was in the batch may be to
+    blame: an index out of bounds fails an assertion on a GPU, and with it the device.
     """
 
 

@@ -16,7 +16,13 @@ from textmill.core.identities import Identities
 from textmill.core.settings import Settings
 from textmill.workers import registry
 from textmill.workers.engine import Engine, EngineState
-from textmill.workers.items import AnyRunner, DeviceOutOfMemoryError, ModelRequest, NoRoomError
+from textmill.workers.items import (
+    AnyRunner,
+    DeviceLostError,
+    DeviceOutOfMemoryError,
+    ModelRequest,
+    NoRoomError,
+)
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +86,8 @@ class ModelPool:
         """The ready engine of this model, loaded now if need be; its device is the pool's.
 
         Blocks while the model loads or waits for room. Raises ModelLoadError (at once during the
-        back-off after a failed load), NoRoomError, EngineClosedError.
+        back-off after a failed load), NoRoomError, EngineClosedError, and DeviceLostError once an
+        engine has lost the device.
         """
         request = replace(request, device=self.device)
         engine = self._ready(request)
@@ -112,6 +119,7 @@ class ModelPool:
     def _ready(self, request: ModelRequest) -> Engine | None:
         with self._changed:
             self._check_open()
+            self._check_device()
             self._check_back_off(request)
             engine = self._engines.get(request)
             if engine is None or engine.state != EngineState.READY:
@@ -122,6 +130,12 @@ class ModelPool:
     def _check_open(self) -> None:
         if self._closed:
             raise EngineClosedError("this worker's models are being closed")
+
+    def _check_device(self) -> None:
+        """Nothing loads on a lost device, and no model is to blame for that."""
+        for engine in self._engines.values():
+            if isinstance(engine.failure, DeviceLostError):
+                raise DeviceLostError(str(engine.failure))
 
     def _check_back_off(self, request: ModelRequest) -> None:
         failure = self._failures.get(request)
@@ -162,6 +176,10 @@ class ModelPool:
             engine.close(timeout=0)
         try:
             engine.wait_ready()
+        except DeviceLostError as error:  # the engine stays, for the watchdog
+            if self._others_work(engine):
+                raise  # what they did may have come to light here; the next process tells
+            raise ModelLoadError(f"model {request.model!r} cannot be loaded: {error}") from None
         except ModelLoadError as error:
             self._forget(engine)
             short = isinstance(engine.failure and engine.failure.__cause__, DeviceOutOfMemoryError)
@@ -170,6 +188,10 @@ class ModelPool:
             raise error
         return engine
 
+    def _others_work(self, engine: Engine) -> bool:
+        others = [other for other in self.engines() if other is not engine]
+        return any(one.idle_since is None or one.failure is not None for one in others)
+
     def _make_room(self, needed_bytes: int) -> None:
         """Close idle engines until the new model fits; an only model may have any size."""
         limit = self._limit()
@@ -177,6 +199,7 @@ class ModelPool:
         while True:
             with self._changed:
                 self._check_open()
+                self._check_device()
                 self._forget_ended()
                 used = sum(engine.memory_bytes for engine in self._engines.values())
                 if not self._engines or used + needed_bytes <= limit:
@@ -247,7 +270,12 @@ class ModelPool:
 
     def _forget_ended(self) -> None:
         ended = (EngineState.FAILED, EngineState.CLOSED)
-        self._engines = {r: e for r, e in self._engines.items() if e.state not in ended}
+        self._engines = {
+            request: engine
+            for request, engine in self._engines.items()
+            # One that lost the device is for the watchdog to see.
+            if engine.state not in ended or isinstance(engine.failure, DeviceLostError)
+        }
 
     def _remember_failure(self, request: ModelRequest, message: str) -> None:
         before = self._failures.get(request)

@@ -63,6 +63,7 @@ class Hold:
     claim: Claim
     drop: Callable[[], None] | None = None
     lost: str | None = None  # why it is no longer ours
+    computing: bool = False  # its items were handed to an engine
 
     def lose(self, reason: str) -> None:
         """Mark the chunk as no longer ours and stop its work."""

@@ -137,6 +137,11 @@ def _finish(
         _report_load_failure(worker, claim, error)
     except ServiceUnavailableError as error:
         log.warning("chunk left to its lease", chunk=claim.chunk_id, reason=str(error))
+    except DeviceLostError as error:
+        if hold is None or not hold.computing:
+            _give_back(worker, claim, error)
+        else:  # the watchdog ends this process, and the supervisor counts a crash
+            log.warning("chunk left to the supervisor", chunk=claim.chunk_id, reason=str(error))
     except Exception as error:
         if hold is None or hold.lost is None:
             _give_back(worker, claim, error)
@@ -151,6 +156,7 @@ def _compute(worker: WorkerProcess, claim: Claim, hold: Hold) -> ChunkOutcome:
     engine = worker.pool.engine(_model_request(worker, claim))
     submission = engine.submit(records, params)
     hold.on_loss(submission.cancel)
+    hold.computing = True
     outputs = submission.wait()
     if hold.lost is not None:
         raise LeaseLostError(hold.lost)

@@ -14,7 +14,7 @@ from textmill.core.settings import Settings
 from textmill.workers.engine import Engine
 from textmill.workers.items import Activity, DeviceLostError
 
-HUNG_EXIT_CODE = 70  # a batch hangs: counts as a crash of the chunks that are held
+HUNG_EXIT_CODE = 70  # a batch hangs or lost the device: a crash of the chunks that are held
 REPLACE_EXIT_CODE = 71  # nothing that a chunk has done
 ASLEEP_SECONDS = 5.0  # between two looks that should be half a second apart
 
@@ -53,7 +53,8 @@ def find_fault(engines: Iterable[Engine], settings: Settings, *, woke_at: float)
     """
     for engine in engines:
         if isinstance(engine.failure, DeviceLostError):
-            return Fault(str(engine.failure), REPLACE_EXIT_CODE)
+            in_batch = engine.was_ready  # else while it loaded, which no chunk has done
+            return Fault(str(engine.failure), HUNG_EXIT_CODE if in_batch else REPLACE_EXIT_CODE)
         silent = time.monotonic() - max(engine.last_progress, woke_at)
         if engine.activity == Activity.FORWARD and silent > settings.batch_timeout_seconds:
             reason = f"model {engine.name} has been in a batch for {silent:.0f} s"

@@ -6,6 +6,8 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from ..servers import wait_until
 from .conftest import FAKE, Shell
 
@@ -89,10 +91,14 @@ def test_a_killed_worker_is_replaced_and_its_chunks_run_again(shell: Shell) -> N
     assert max(chunk["crashes"] for chunk in shell.rows("chunks")) == 1
 
 
-def test_a_record_that_kills_workers_is_condemned_and_no_other(shell: Shell) -> None:
-    """The killed processes hold several chunks each, of which only one is guilty."""
+@pytest.mark.parametrize("how", ["crash", "lose"])
+def test_a_record_that_kills_workers_is_condemned_and_no_other(shell: Shell, how: str) -> None:
+    """The ended processes hold several chunks each, of which only one is guilty.
+
+    An index out of bounds kills no process, but fails an assertion on the device, which is lost.
+    """
     lines = [f"text {at}" for at in range(35)]
-    lines[17] = "crash"
+    lines[17] = how
     shell.start_worker()
     shell.submit(_texts(shell, lines), *FAKE)
     wait_until(lambda: shell.rows("jobs")[0]["finished_at"], 90, what="finished")
@@ -106,6 +112,22 @@ def test_a_record_that_kills_workers_is_condemned_and_no_other(shell: Shell) -> 
     (job,) = shell.rows("jobs")
     assert (job["status"], job["error_records"]) == ("completed_with_errors", 1)
     assert "split" in {chunk["status"] for chunk in shell.rows("chunks")}
+
+
+def test_a_model_that_loses_the_device_as_it_loads_fails_its_job_and_no_other(
+    shell: Shell,
+) -> None:
+    """As one does whose kernels this device cannot run. It would be tried for ever."""
+    shell.start_worker()
+    losing = shell.submit(_texts(shell, ["a"]), "--task", "fake", "--model", "losing")
+    wait_until(lambda: _ended(shell, losing), 60, what="failed")
+    (job,) = shell.rows("jobs")
+    assert job["status"] == "failed"
+    assert "no kernel image" in job["error"]
+
+    other = shell.submit(_texts(shell, ["b"]), *FAKE)
+    wait_until(lambda: _ended(shell, other), 60, what="completed")
+    assert [row["output"] for row in shell.rows("results")] == ["B"]
 
 
 def test_a_hung_worker_is_replaced(shell: Shell) -> None:

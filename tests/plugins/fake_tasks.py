@@ -1,7 +1,8 @@
 """A task without a model, loaded by workers through TEXTMILL_PLUGINS: its texts say what happens.
 
-``error`` raises in the runner, ``crash`` kills the process, ``slow 0.5 …`` takes half a second,
-``wait PATH`` lasts until the file PATH exists; any other text is answered in upper case.
+``error`` raises in the runner, ``crash`` kills the process, ``exit`` ends it as native code may,
+``lose`` loses the device, ``slow 0.5 …`` takes half a second, ``wait PATH`` lasts until the file
+PATH exists; any other text is answered in upper case.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from textmill.core.errors import ModelLoadError, RecordError
 from textmill.core.jobs import Record
 from textmill.core.params import TaskParams
 from textmill.core.tasks import Task, register
-from textmill.workers.items import Item, ModelRequest, Output
+from textmill.workers.items import DeviceLostError, Item, ModelRequest, Output
 
 
 class FakeRunner:
-    """Answers in upper case; the model's name ``unloadable`` fails to load."""
+    """Answers in upper case; ``unloadable`` as model fails to load, ``losing`` in its warm-up."""
 
+    loses_device = False
     memory_bytes = 0
     max_batch_tokens = 1  # one text a batch, in the order of their arrival
 
@@ -30,7 +32,9 @@ class FakeRunner:
     def load(cls, request: ModelRequest) -> FakeRunner:
         if request.model == "unloadable":
             raise ModelLoadError("model 'unloadable' cannot be loaded: the test says so")
-        return cls()
+        runner = cls()
+        runner.loses_device = request.model == "losing"
+        return runner
 
     @classmethod
     def estimate_bytes(cls, request: ModelRequest) -> int:
@@ -50,7 +54,8 @@ class FakeRunner:
         return Output(label=raw[0][:1], score=1.0, output=raw[0], input_tokens=1)
 
     def warm_up(self) -> None:
-        pass
+        if self.loses_device:
+            raise DeviceLostError("device cpu failed: no kernel image is available")
 
     def close(self) -> None:
         pass
@@ -62,6 +67,10 @@ def _answer(text: str) -> str:
         raise ValueError("the text asked for an error")
     if word == "crash":
         os.kill(os.getpid(), signal.SIGKILL)
+    if word == "exit":
+        os._exit(1)
+    if word == "lose":
+        raise DeviceLostError("device cpu failed: device-side assert triggered")
     if word == "slow":
         time.sleep(float(rest.split()[0]))
     while word == "wait" and not Path(rest).exists():

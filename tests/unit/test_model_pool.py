@@ -16,7 +16,13 @@ from textmill.core.params import TaskParams
 from textmill.core.settings import load_settings
 from textmill.workers import models
 from textmill.workers.engine import Engine, EngineState
-from textmill.workers.items import DeviceOutOfMemoryError, Item, ModelRequest, Output
+from textmill.workers.items import (
+    DeviceLostError,
+    DeviceOutOfMemoryError,
+    Item,
+    ModelRequest,
+    Output,
+)
 from textmill.workers.models import ModelPool
 
 WAIT = 10.0
@@ -213,6 +219,33 @@ def test_a_load_short_of_memory_is_repeated_after_the_idle_models_left(
     loader.errors = [DeviceOutOfMemoryError("out of memory")]
     assert pool.engine(request("b")).state == EngineState.READY
     assert pool.models() == ["b"]
+
+
+def test_a_load_that_loses_the_device_is_the_models_fault_and_nothing_loads_after_it(
+    pool: ModelPool, loader: Loader
+) -> None:
+    loader.errors = [DeviceLostError("no kernel image")]
+    with pytest.raises(ModelLoadError, match="no kernel image"):
+        pool.engine(request("a"))
+    with pytest.raises(DeviceLostError, match="no kernel image"):
+        pool.engine(request("b"))
+    assert loader.loads == ["a"]
+    (lost,) = pool.engines()  # for the watchdog to see
+    assert isinstance(lost.failure, DeviceLostError)
+
+
+def test_a_load_beside_another_models_batch_is_not_blamed_for_the_device(
+    pool: ModelPool, loader: Loader
+) -> None:
+    """What a batch does to a device may come to light in a load."""
+    busy = pool.engine(request("a"))
+    loader.runners["a"].gate.clear()
+    submission = busy.submit([Record(0, "0", {})], TaskParams())
+    loader.errors = [DeviceLostError("an assertion failed")]
+    with pytest.raises(DeviceLostError, match="an assertion failed"):
+        pool.engine(request("b"))
+    loader.runners["a"].gate.set()
+    submission.wait(WAIT)
 
 
 def test_an_engine_that_died_is_loaded_anew(pool: ModelPool, loader: Loader) -> None:

@@ -22,12 +22,13 @@ from textmill.workers.watchdog import (
 LIMITS = Settings(batch_timeout_seconds=10, load_timeout_seconds=100)
 
 
-def engine(activity: Activity, silent: float, failure: Exception | None = None) -> Any:
+LOST = DeviceLostError("gone")
+
+
+def engine(activity: Activity, silent: float, **fields: Any) -> Any:
     began = time.monotonic() - silent
-    return cast(
-        Any,
-        SimpleNamespace(name="m", activity=activity, last_progress=began, failure=failure),
-    )
+    known = {"name": "m", "failure": None, "was_ready": True, **fields}
+    return cast(Any, SimpleNamespace(activity=activity, last_progress=began, **known))
 
 
 @pytest.mark.parametrize(
@@ -36,7 +37,8 @@ def engine(activity: Activity, silent: float, failure: Exception | None = None) 
         (engine(Activity.FORWARD, 11), HUNG_EXIT_CODE, None),
         (engine(Activity.LOAD, 101), REPLACE_EXIT_CODE, "m"),
         (engine(Activity.WARM_UP, 101), REPLACE_EXIT_CODE, "m"),
-        (engine(Activity.IDLE, 0, DeviceLostError("gone")), REPLACE_EXIT_CODE, None),
+        (engine(Activity.IDLE, 0, failure=LOST), HUNG_EXIT_CODE, None),
+        (engine(Activity.IDLE, 0, failure=LOST, was_ready=False), REPLACE_EXIT_CODE, None),
     ],
 )
 def test_a_fault_is_found_with_what_it_counts_as(

@@ -115,7 +115,10 @@ def _map_error(error: RuntimeError, device: torch.device) -> Exception:
 
 
 def _says_out_of_memory(text: str) -> bool:
-    return "out of memory" in text or "can't allocate memory" in text
+    # The last is what cuBLAS and cuDNN say where they find no room for their own workspace.
+    return any(
+        words in text for words in ("out of memory", "can't allocate memory", "_ALLOC_FAILED")
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Loading a job: its row, its chunks with their payloads, and its acceptance, or its removal.
+"""Loading a job: its row, its chunks with their payloads, and its acceptance.
 
 Each function takes an open write transaction. A loading job has a lease; one whose lease ended is
-a dead load, which no query shows and the next submission or sweep removes.
+a dead load, which no query shows and the next submission or sweep removes (``dead_loads.py``).
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from textmill.core.errors import JobConflictError
 from textmill.core.jobs import ChunkStatus, JobSpec, JobStatus, new_job_id
 from textmill.db.clock import now
-from textmill.db.models import chunks, jobs, label_counts, payloads, results
+from textmill.db.models import chunks, jobs, payloads, results
 from textmill.db.payloads import compress
 
 MAX_CHUNK_BYTES = 1 << 20  # of encoded records
+GIVEN_UP = 0.0  # the end of the lease of a load that is being removed
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +119,7 @@ def add_chunks(
     Raises JobConflictError if the job is no longer loading (cancelled, or its lease ended).
     """
     renewed = connection.execute(
-        update(jobs)
-        .where(jobs.c.id == job_id, jobs.c.status == JobStatus.LOADING.value)
-        .values(load_expires_at=now() + load_seconds)
+        update(jobs).where(*_still_loading(job_id)).values(load_expires_at=now() + load_seconds)
     )
     if renewed.rowcount != 1:
         raise _not_loading(connection, job_id)
@@ -159,7 +158,7 @@ def finish_loading(
     status = JobStatus.COMPLETED_WITH_ERRORS if ended else JobStatus.QUEUED
     changed = connection.execute(
         update(jobs)
-        .where(jobs.c.id == job_id, jobs.c.status == JobStatus.LOADING.value)
+        .where(*_still_loading(job_id))
         .values(
             status=status.value,
             total_records=total,
@@ -175,8 +174,17 @@ def finish_loading(
     return status
 
 
+def _still_loading(job_id: str) -> tuple[ColumnElement[bool], ...]:
+    return (
+        jobs.c.id == job_id,
+        jobs.c.status == JobStatus.LOADING.value,
+        jobs.c.load_expires_at.is_distinct_from(GIVEN_UP),
+    )
+
+
 def _not_loading(connection: Connection, job_id: str) -> JobConflictError:
-    if connection.scalar(select(jobs.c.id).where(jobs.c.id == job_id)) is None:
+    status = connection.scalar(select(jobs.c.status).where(jobs.c.id == job_id))
+    if status in (None, JobStatus.LOADING):
         return JobConflictError(
             f"job {job_id} was given up, because nothing of it reached the database for the "
             "length of its load lease; submit it again"
@@ -198,39 +206,3 @@ def count_loaded(connection: Connection, job_id: str) -> tuple[int, int]:
         for table in (chunks, results)
     ]
     return written[0], written[1]
-
-
-def expire_load(connection: Connection, job_id: str) -> None:
-    """End the lease of a loading job whose rows cannot be deleted now, on a full disk say.
-
-    It is then a dead load: no query shows it, and the next submission or sweep removes it.
-    """
-    connection.execute(
-        update(jobs)
-        .where(jobs.c.id == job_id, jobs.c.status == JobStatus.LOADING.value)
-        .values(load_expires_at=0)
-    )
-
-
-def remove_dead_loads(connection: Connection) -> list[str]:
-    """Delete the jobs whose producer vanished while loading; their keys are free again."""
-    dead = connection.scalars(
-        select(jobs.c.id)
-        .where(jobs.c.status == JobStatus.LOADING.value, jobs.c.load_expires_at < now())
-        .with_for_update(skip_locked=True)
-    ).all()
-    return [job_id for job_id in dead if delete_job(connection, job_id, expected=JobStatus.LOADING)]
-
-
-def delete_job(connection: Connection, job_id: str, *, expected: JobStatus) -> bool:
-    """Remove a job and all it wrote, if it still has the expected status; frees its key."""
-    removed = connection.execute(
-        delete(jobs).where(jobs.c.id == job_id, jobs.c.status == expected.value)
-    )
-    if removed.rowcount != 1:
-        return False
-    own_chunks = select(chunks.c.id).where(chunks.c.job_id == job_id)
-    connection.execute(delete(payloads).where(payloads.c.chunk_id.in_(own_chunks)))
-    for table in (chunks, results, label_counts):
-        connection.execute(delete(table).where(table.c.job_id == job_id))
-    return True

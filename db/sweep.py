@@ -15,15 +15,16 @@ from textmill.core.jobs import ChunkStatus, JobStatus
 from textmill.core.messages import ChunkMessage, queue_name
 from textmill.core.settings import Settings
 from textmill.db.clock import now
+from textmill.db.dead_loads import remove_dead_loads
 from textmill.db.dispatch import DISPATCHABLE, fill_window, publish, window_size
 from textmill.db.jobs import close_if_complete
-from textmill.db.loading import remove_dead_loads
 from textmill.db.models import chunks, jobs, sweeps
 from textmill.db.session import WORKER_NAME, Database
 from textmill.db.workers import forget_lost_workers
 
 MAX_CHUNKS = 1000  # changed by one round, so that its transaction stays short
 MAX_DOUBLINGS = 10
+REMOVAL_SECONDS = 2.0  # of a round, for what dead loads have left
 END_STUCK_SESSIONS = text(
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = :name "
     "AND datname = current_database() AND usename = current_user AND pid <> pg_backend_pid() "
@@ -54,14 +55,17 @@ def take_turn(connection: Connection, interval_seconds: float) -> bool:
 
 
 def sweep_once(
-    database: Database, *, idle_queues: set[tuple[str, str]], grace_seconds: float
-) -> SweepReport:
-    """One round in short transactions; the caller publishes ``messages``.
+    database: Database,
+    report: SweepReport,
+    *,
+    idle_queues: set[tuple[str, str]],
+    grace_seconds: float,
+) -> None:
+    """One round in short transactions, noted in ``report``; the caller publishes its ``messages``.
 
     ``idle_queues`` holds the (queue, priority) pairs whose Redis list was empty just now: a chunk
     dispatched to one of them longer ago than ``grace_seconds`` has lost its message.
     """
-    report = SweepReport()
     report.stalled = database.transact(release_stalled)
     report.tidied = database.transact(tidy_ended_jobs)
     for job_id, queue in database.transact(_open_jobs):
@@ -70,8 +74,6 @@ def sweep_once(
     report.republished = len(lost)
     report.messages += lost
     database.transact(forget_lost_workers)
-    report.dead_loads = database.transact(remove_dead_loads)  # last: a large one may take too long
-    return report
 
 
 def end_stuck_sessions(connection: Connection, seconds: float) -> None:
@@ -140,6 +142,9 @@ def _open_jobs(connection: Connection) -> list[tuple[str, str]]:
 
 
 def _refill(connection: Connection, job_id: str, queue: str) -> list[ChunkMessage]:
+    own = select(jobs.c.id).where(jobs.c.id == job_id).with_for_update(skip_locked=True)
+    if connection.scalar(own) is None:
+        return []  # somebody changes it now; the other jobs must not wait for that
     close_if_complete(connection, job_id)
     return fill_window(connection, job_id, window_size(connection, queue))
 
@@ -195,6 +200,7 @@ def dispatched_queues(connection: Connection) -> set[tuple[str, str]]:
 
 def sweep_and_publish(database: Database, settings: Settings, publisher: Publisher) -> SweepReport:
     """One round of repairs and the messages it asks for. A broker that is away is no obstacle."""
+    database.transact(end_stuck_sessions, settings.lease_seconds)  # first: they may hold locks
     with database.read() as connection:
         waiting = sorted(dispatched_queues(connection))
     try:
@@ -202,10 +208,14 @@ def sweep_and_publish(database: Database, settings: Settings, publisher: Publish
     except ServiceUnavailableError:
         lengths = {}  # nothing can be said about any queue: only old dispatches are repeated
     idle = {pair for pair in waiting if lengths.get(queue_name(*pair)) == 0}
-    report = sweep_once(database, idle_queues=idle, grace_seconds=settings.dispatch_grace_seconds)
+    report = SweepReport()
     try:
-        publish(database, publisher, report.messages)
-    except ServiceUnavailableError as error:
-        report.unpublished = str(error)
-    database.transact(end_stuck_sessions, settings.lease_seconds)
+        grace = settings.dispatch_grace_seconds
+        sweep_once(database, report, idle_queues=idle, grace_seconds=grace)
+    finally:  # what a round that fails half-way has marked as dispatched would wait for another
+        try:
+            publish(database, publisher, report.messages)
+        except ServiceUnavailableError as error:
+            report.unpublished = str(error)
+    report.dead_loads = remove_dead_loads(database, seconds=REMOVAL_SECONDS)
     return report

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from textmill.core.jobs import BadRecord, JobSpec, JobStatus, Priority, Record
 from textmill.core.messages import ChunkMessage
 from textmill.core.settings import Settings
 from textmill.core.tasks import get_task, nearest, validate_params
+from textmill.db import dead_loads
 from textmill.db import jobs as jobs_db
 from textmill.db import loading as loading_db
 from textmill.db.dispatch import fill_window, publish, window_size
@@ -112,7 +114,7 @@ def submit_job(
     loading, ServiceUnavailableError if the database is away: at once if it is away at the start,
     later only after ``lease_seconds``. ``on_wait`` is called when a wait begins.
     """
-    database.transact(loading_db.remove_dead_loads)  # one may hold the key, with no worker to sweep
+    dead_loads.remove_dead_loads(database)  # one may hold the key, with no worker to sweep
     job_id = _create_job(database, spec, reader, lease_seconds, on_wait)
     if not isinstance(job_id, str):
         return _same_job(job_id, spec, reader)
@@ -152,16 +154,8 @@ def _create_job(
 
 def _abandon(database: Database, job_id: str) -> None:
     """Remove a half-loaded job, or at least let go of it."""
-    for change in (_delete_loading, loading_db.expire_load):
-        try:
-            database.transact(change, job_id)
-        except ServiceUnavailableError:
-            continue  # its lease ends by itself, and then it is a dead load
-        return
-
-
-def _delete_loading(connection: Connection, job_id: str) -> None:
-    loading_db.delete_job(connection, job_id, expected=JobStatus.LOADING)
+    with suppress(ServiceUnavailableError):  # its lease ends by itself, and then it is a dead load
+        dead_loads.abandon_load(database, job_id)
 
 
 def dispatch_job(database: Database, publisher: Publisher, job_id: str, queue: str) -> str | None:
@@ -192,7 +186,7 @@ def _wait_for_earlier(database: Database, key: str, on_wait: OnWait) -> Row[Any]
             on_wait(f"another submission with the key {key!r} is loading job {job.id}")
             told = True
         time.sleep(POLL_SECONDS)
-        database.transact(loading_db.remove_dead_loads)
+        dead_loads.remove_dead_loads(database)
 
 
 def _same_job(job: Row[Any], spec: JobSpec, reader: RecordReader) -> Submitted:

@@ -28,6 +28,7 @@ from textmill.db.chunks import (
     report_load_failure,
 )
 from textmill.db.clock import now
+from textmill.db.dead_loads import remove_dead_loads
 from textmill.db.dispatch import fill_window
 from textmill.db.jobs import cancel_job, fail_job, pause_job, resume_job
 from textmill.db.loading import finish_loading
@@ -341,7 +342,9 @@ class CheckedChanges:
         ]
         stalled = [one for one in before.chunks.values() if one.lease_expires_at == 1.0]
         queues = {("default", "normal")} if idle else set()
-        report = sweep_once(self.database, idle_queues=queues, grace_seconds=-1)
+        report = SweepReport()
+        sweep_once(self.database, report, idle_queues=queues, grace_seconds=-1)
+        report.dead_loads = remove_dead_loads(self.database)
         assert report.stalled == len(stalled)
         for chunk in stalled:
             assert self.state.chunks[chunk.id].status != "running", "stalled for ever"

@@ -6,10 +6,10 @@ import pytest
 from sqlalchemy import select
 
 from textmill.core.errors import JobConflictError, JobNotFoundError
-from textmill.core.jobs import JobStatus
 from textmill.db.chunks import LeaseLostError
+from textmill.db.dead_loads import abandon_load, remove_dead_loads
 from textmill.db.jobs import cancel_job, fail_job, get_job, pause_job, resume_job
-from textmill.db.loading import NewChunk, add_chunks, delete_job, finish_loading
+from textmill.db.loading import NewChunk, add_chunks, finish_loading
 from textmill.db.models import jobs, label_counts, payloads, results
 from textmill.db.payloads import encode_payload
 from textmill.db.retry import retry_job
@@ -76,7 +76,8 @@ def test_a_job_cancelled_while_it_loads_takes_no_more_records(database: Database
         database.transact(add_chunks, job_id, more, load_seconds=60)
     with pytest.raises(JobConflictError, match=f"{job_id} was cancelled"):
         database.transact(finish_loading, job_id, total=3, errors=1, input_hash=b"hash")
-    assert not database.transact(delete_job, job_id, expected=JobStatus.LOADING)
+    abandon_load(database, job_id)
+    assert remove_dead_loads(database) == []
     assert snapshot(database) == before
     job = job_of(database, job_id)
     assert (job.status, job.load_expires_at, job.key) == ("cancelled", None, "k")

@@ -11,18 +11,16 @@ from sqlalchemy import event, select, text
 
 from textmill.core.broker import Publisher
 from textmill.core.errors import InputError, JobConflictError, ServiceUnavailableError
-from textmill.core.jobs import JobStatus
 from textmill.core.settings import Settings
 from textmill.db import loading
 from textmill.db.jobs import cancel_job
-from textmill.db.loading import delete_job
 from textmill.db.models import chunks, jobs, payloads, results
 from textmill.db.payloads import decode_payload
 from textmill.db.session import Database
 from textmill.producer.submit import submit_job
 
 from .. import builders, submissions
-from ..builders import count, job_of, snapshot, spec, statuses, with_tables
+from ..builders import count, job_of, spec, statuses, with_tables
 from ..servers import free_port
 from ..submissions import HEAD_ROWS, Outbox, nothing_in, reader_of, send
 
@@ -193,10 +191,3 @@ def test_a_full_database_is_told_and_no_half_job_stays(tmp_path: Any, small_chun
                 send(database, rows, skip_bad=True, columns={"text": "text"})
             assert nothing_in(database)
         assert send(database, ["small"]).records == 1
-
-
-def test_only_a_job_of_the_expected_status_is_deleted(database: Database) -> None:
-    done = send(database, ["a"])
-    before = snapshot(database)
-    assert not database.transact(delete_job, done.job_id, expected=JobStatus.LOADING)
-    assert snapshot(database) == before

@@ -6,21 +6,21 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, text, update
+from sqlalchemy.exc import DBAPIError
 
 from textmill.core.broker import Publisher, queue_lengths
 from textmill.core.errors import ServiceUnavailableError
 from textmill.core.jobs import JobStatus, Priority
 from textmill.core.messages import ChunkMessage, queue_name
-from textmill.core.settings import Settings
-from textmill.db import sweep
+from textmill.core.settings import Settings, load_settings
 from textmill.db.chunks import still_ours
 from textmill.db.clock import now
 from textmill.db.jobs import pause_job
-from textmill.db.loading import remove_dead_loads
-from textmill.db.models import chunks, jobs, payloads, results, sweeps, workers
+from textmill.db.models import chunks, jobs, sweeps, workers
 from textmill.db.session import Database
 from textmill.db.sweep import (
+    SweepReport,
     end_stuck_sessions,
     release_stalled,
     sweep_and_publish,
@@ -45,6 +45,7 @@ from ..builders import (
     statuses,
 )
 from ..servers import free_port, wait_until
+from ..submissions import Outbox
 
 MakeSettings = Callable[..., Settings]
 NORMAL = {("default", "normal")}
@@ -55,6 +56,14 @@ GRACE = 10.0
 tables_url = builders.tables_url
 postgresql = builders.postgresql
 database = builders.database
+
+
+def repair(
+    database: Database, *, idle_queues: set[tuple[str, str]], grace_seconds: float
+) -> SweepReport:
+    report = SweepReport()
+    sweep_once(database, report, idle_queues=idle_queues, grace_seconds=grace_seconds)
+    return report
 
 
 def test_of_many_workers_one_sweeps_per_interval(database: Database) -> None:
@@ -70,41 +79,15 @@ def test_nothing_is_swept_where_nothing_is_wrong(database: Database) -> None:
     dispatch(database, job_id)
     make_job(database, finish=False)
     before = snapshot(database)
-    report = sweep_once(database, idle_queues=NORMAL, grace_seconds=GRACE)
-    assert report == sweep.SweepReport()
-    assert snapshot(database) == before
-
-
-def test_a_dead_load_is_removed_with_all_it_wrote_and_its_key_is_free(database: Database) -> None:
-    dead = make_job(database, (1, 2), bad=1, finish=False, load_seconds=-1, key="k")
-    alive = make_job(database, (1,), bad=1, finish=False, key="other")
-    report = sweep_once(database, idle_queues=set(), grace_seconds=GRACE)
-    assert report.dead_loads == [dead]
-    assert count(database, jobs) == 1
-    assert (count(database, chunks), count(database, payloads), count(database, results)) == (
-        1,
-        1,
-        1,
-    )
-    assert job_of(database, alive).status == "loading"
-    make_job(database, key="k")
-
-
-@pytest.mark.parametrize("status", sorted(set(JobStatus) - {JobStatus.LOADING}))
-def test_a_job_that_is_past_loading_is_never_removed_as_a_dead_load(
-    database: Database, status: JobStatus
-) -> None:
-    job_id = make_job(database, (1,), bad=1, finish=False, load_seconds=-1)
-    put_job(database, job_id, status)
-    before = snapshot(database)
-    assert database.transact(remove_dead_loads) == []
+    report = repair(database, idle_queues=NORMAL, grace_seconds=GRACE)
+    assert report == SweepReport()
     assert snapshot(database) == before
 
 
 def test_a_stalled_chunk_is_dispatched_again_in_the_same_round(database: Database) -> None:
     job_id = make_job(database)
     (held,) = claim_all(database, job_id, lease=-1)
-    report = sweep_once(database, idle_queues=set(), grace_seconds=GRACE)
+    report = repair(database, idle_queues=set(), grace_seconds=GRACE)
     assert report.stalled == 1
     assert report.messages == [ChunkMessage(held.chunk_id, 1, "default", "normal")]
     assert statuses(database, job_id) == ["dispatched"]
@@ -113,7 +96,7 @@ def test_a_stalled_chunk_is_dispatched_again_in_the_same_round(database: Databas
 def test_a_window_that_a_dead_process_left_empty_is_filled(database: Database) -> None:
     job_id, paused = make_job(database, [1] * 6), make_job(database)
     database.transact(pause_job, paused)
-    report = sweep_once(database, idle_queues=set(), grace_seconds=GRACE)
+    report = repair(database, idle_queues=set(), grace_seconds=GRACE)
     assert len(report.messages) == 4
     assert statuses(database, job_id) == ["dispatched"] * 4 + ["pending"] * 2
     assert statuses(database, paused) == ["pending"]
@@ -129,7 +112,7 @@ def test_a_job_whose_counters_are_full_is_closed(
         put(database, jobs, jobs.c.id == one, done_records=1 - errors, error_records=errors)
     put_job(database, job_id, status)
     put_job(database, paused, JobStatus.PAUSED)
-    sweep_once(database, idle_queues=set(), grace_seconds=GRACE)
+    repair(database, idle_queues=set(), grace_seconds=GRACE)
     assert job_of(database, job_id).status == closed
     assert job_of(database, job_id).finished_at is not None
     assert job_of(database, paused).status == "paused"
@@ -141,7 +124,7 @@ def test_waiting_chunks_of_an_ended_job_take_its_status(database: Database) -> N
     dispatch(database, failed, 1)
     put_job(database, failed, JobStatus.FAILED)
     put_job(database, cancelled, JobStatus.CANCELLED)
-    assert sweep_once(database, idle_queues=set(), grace_seconds=GRACE).tidied == 3
+    assert repair(database, idle_queues=set(), grace_seconds=GRACE).tidied == 3
     assert statuses(database, failed) == ["failed", "failed"]
     assert statuses(database, cancelled) == ["cancelled"]
 
@@ -182,13 +165,13 @@ def test_a_message_is_repeated_after_a_grace_in_an_empty_queue_else_ever_more_ra
 ) -> None:
     aged(database, seconds, dispatches)
     before = snapshot(database)
-    report = sweep_once(database, idle_queues=idle, grace_seconds=GRACE)
+    report = repair(database, idle_queues=idle, grace_seconds=GRACE)
     assert report.republished == len(report.messages) == again
     if not again:
         assert snapshot(database) == before
         return
     assert count(database, chunks, chunks.c.dispatches == dispatches + 1) == 1
-    next_round = sweep_once(database, idle_queues=idle, grace_seconds=GRACE)
+    next_round = repair(database, idle_queues=idle, grace_seconds=GRACE)
     assert next_round.republished == 0  # its grace starts anew
 
 
@@ -199,7 +182,7 @@ def test_a_repeated_message_names_its_queue_and_attempt(database: Database) -> N
     database.transact(release_stalled)
     (second,) = dispatch(database, job_id)
     put(database, chunks, chunks.c.job_id == job_id, dispatched_at=now() - 60)
-    report = sweep_once(database, idle_queues={("gpu", "high")}, grace_seconds=GRACE)
+    report = repair(database, idle_queues={("gpu", "high")}, grace_seconds=GRACE)
     assert report.messages == [second] == [ChunkMessage(first.chunk_id, 1, "gpu", "high")]
 
 
@@ -209,13 +192,13 @@ def test_no_message_is_repeated_for_a_job_that_is_held_or_ended(
 ) -> None:
     job_id = aged(database, 1e6)
     put_job(database, job_id, status)
-    report = sweep_once(database, idle_queues=NORMAL, grace_seconds=GRACE)
+    report = repair(database, idle_queues=NORMAL, grace_seconds=GRACE)
     assert (report.republished, report.messages) == (0, [])
 
 
 def test_rounds_at_once_repeat_each_message_once(database: Database) -> None:
     aged(database, 60)
-    reports = at_once(*[lambda: sweep_once(database, idle_queues=NORMAL, grace_seconds=GRACE)] * 4)
+    reports = at_once(*[lambda: repair(database, idle_queues=NORMAL, grace_seconds=GRACE)] * 4)
     assert sum(report.republished for report in reports) == 1
 
 
@@ -239,7 +222,7 @@ def test_workers_that_vanished_long_ago_are_forgotten(database: Database) -> Non
     for name, age in (("gone", FORGET_SECONDS + 1), ("late", 60)):
         database.transact(register_worker, WorkerInfo(name, "host", 1, "cpu", 4, ("default",)))
         put(database, workers, workers.c.id == name, last_seen=now() - age)
-    sweep_once(database, idle_queues=set(), grace_seconds=GRACE)
+    repair(database, idle_queues=set(), grace_seconds=GRACE)
     assert count(database, workers) == count(database, workers, workers.c.id == "late") == 1
 
 
@@ -272,6 +255,59 @@ def test_without_a_broker_sql_is_repaired_all_the_same(
     assert "cannot be reached" in str(report.unpublished)
     assert count(database, jobs, jobs.c.id == dead) == 0
     publisher.close()
+
+
+def test_a_job_that_another_transaction_holds_keeps_no_other_job_waiting(
+    tables_url: str, postgresql: Database
+) -> None:
+    """A command that was stopped in the middle of its change, say."""
+    held, other = make_job(postgresql), make_job(postgresql)
+    with (
+        open_database(tables_url, transaction_seconds=0.5) as worker,
+        postgresql.write() as command,
+    ):
+        command.execute(select(jobs).where(jobs.c.id == held).with_for_update())
+        report = repair(worker, idle_queues=set(), grace_seconds=GRACE)
+    assert len(report.messages) == 1
+    assert statuses(postgresql, other) == ["dispatched"]
+    assert statuses(postgresql, held) == ["pending"]
+    assert len(repair(postgresql, idle_queues=set(), grace_seconds=GRACE).messages) == 1
+
+
+REFUSE = {
+    "sqlite": [
+        "CREATE TRIGGER refuse BEFORE UPDATE ON jobs WHEN NEW.id = '{job}' "
+        "BEGIN SELECT RAISE(ABORT, 'refused'); END"
+    ],
+    "postgresql": [
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE EXCEPTION 'refused'; END $$",
+        "CREATE TRIGGER refuse BEFORE UPDATE ON jobs FOR EACH ROW WHEN (NEW.id = '{job}') "
+        "EXECUTE FUNCTION refuse()",
+    ],
+}
+
+
+def test_a_round_that_fails_in_its_middle_publishes_what_it_had_dispatched(
+    database: Database,
+) -> None:
+    """Else no job's messages would ever be sent while one job cannot be mended."""
+    first, broken = make_job(database), make_job(database)
+    put_job(database, broken, JobStatus.RUNNING)
+    put(database, jobs, jobs.c.id == broken, done_records=1)  # to be closed
+    with database.write() as connection:
+        for statement in REFUSE[database.engine.dialect.name]:
+            connection.execute(text(statement.format(job=broken)))
+    outbox = Outbox()
+    try:
+        with pytest.raises(DBAPIError, match="refused"):
+            sweep_and_publish(database, load_settings(), outbox)
+    finally:
+        with database.write() as connection:
+            on_jobs = "" if database.is_sqlite else " ON jobs"
+            connection.execute(text(f"DROP TRIGGER refuse{on_jobs}"))
+    assert statuses(database, first) == ["dispatched"]
+    assert len(outbox.messages) == 1
 
 
 def test_a_worker_that_stands_still_inside_a_copy_does_not_hold_its_chunk(

@@ -46,9 +46,11 @@ class SweepReport:
 
 def take_turn(connection: Connection, interval_seconds: float) -> bool:
     """True for one caller per interval, of all workers that ask."""
+    # A turn in the future was taken before the database's clock was set back.
+    due = or_(sweeps.c.swept_at < now() - interval_seconds, sweeps.c.swept_at > now())
     taken = connection.execute(
         update(sweeps)
-        .where(sweeps.c.name == "sweep", sweeps.c.swept_at < now() - interval_seconds)
+        .where(sweeps.c.name == "sweep", due)
         .values(swept_at=now())
     )
     return taken.rowcount == 1

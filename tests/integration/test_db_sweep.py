@@ -74,6 +74,13 @@ def test_of_many_workers_one_sweeps_per_interval(database: Database) -> None:
         put(database, sweeps, sweeps.c.name == "sweep", swept_at=now() - 61)
 
 
+def test_a_clock_that_was_set_back_does_not_stop_the_sweeping(database: Database) -> None:
+    put(database, sweeps, sweeps.c.name == "sweep", swept_at=now() + 86400)
+    turns = at_once(*[lambda: database.transact(take_turn, 60)] * 6)
+    assert sorted(turns) == [False] * 5 + [True]
+    assert not database.transact(take_turn, 60)
+
+
 def test_nothing_is_swept_where_nothing_is_wrong(database: Database) -> None:
     job_id = make_job(database, (1, 1))
     dispatch(database, job_id)

@@ -222,6 +222,8 @@ class WorkerProcess:
             hold.lose(why_lost(connection, hold.claim))
 
     def _look_for_starvation(self) -> None:
+        if self.stopping.is_set():
+            return  # it takes no more messages, though some wait
         with self.database.read() as connection:
             waiting = {queue for queue, _ in sweeping.dispatched_queues(connection)}
         mine = bool(waiting & set(served_queues(self.options.queues)))

@@ -49,9 +49,7 @@ def take_turn(connection: Connection, interval_seconds: float) -> bool:
     # A turn in the future was taken before the database's clock was set back.
     due = or_(sweeps.c.swept_at < now() - interval_seconds, sweeps.c.swept_at > now())
     taken = connection.execute(
-        update(sweeps)
-        .where(sweeps.c.name == "sweep", due)
-        .values(swept_at=now())
+        update(sweeps).where(sweeps.c.name == "sweep", due).values(swept_at=now())
     )
     return taken.rowcount == 1
 

@@ -28,7 +28,8 @@ class WorkerInfo:
 
 
 def register_worker(connection: Connection, info: WorkerInfo) -> None:
-    """Add the worker; its id is new at every start."""
+    """Add the worker; its id is new at every start, and is there already only if it asks again."""
+    forget_worker(connection, info.id)  # it was committed, and the answer was lost
     connection.execute(
         insert(workers).values(
             id=info.id,

@@ -51,10 +51,14 @@ def _connect_signals(process: WorkerProcess) -> None:
     def start(**_: Any) -> None:
         try:
             process.start()
+        # Of all exceptions only SystemExit stops a Celery worker's boot. After any other it would
+        # say that it is ready, and claim chunks whose leases nobody renews.
         except TextmillError as error:
-            # Of all exceptions only SystemExit stops a Celery worker's boot.
             log.error("worker not started", reason=str(error))
             raise SystemExit(error.exit_code) from None
+        except Exception:
+            log.exception("worker not started")
+            raise SystemExit(REPLACE_EXIT_CODE) from None
 
     def ready(**_: Any) -> None:
         log.info(

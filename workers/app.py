@@ -15,7 +15,7 @@ from celery import signals
 from celery.platforms import SecurityWarning
 
 from textmill.core.broker import make_celery, worker_queues
-from textmill.core.errors import TextmillError
+from textmill.core.errors import InvalidJobError, TextmillError
 from textmill.core.logs import configure_logging
 from textmill.core.messages import TASK_NAME
 from textmill.core.settings import Settings, load_settings
@@ -107,6 +107,21 @@ def main(arguments: list[str] | None = None) -> None:
     except TextmillError as error:
         log.error("worker not started", reason=str(error))
         raise SystemExit(error.exit_code) from None
+    except SystemExit as ended:
+        raise SystemExit(_own_exit_code(ended.code)) from None
+    except Exception:
+        log.exception("worker ended")
+        raise SystemExit(REPLACE_EXIT_CODE) from None
+
+
+def _own_exit_code(code: object) -> int:
+    """What the supervisor is told of an end that Celery has decided on, for its broker's sake say.
+
+    Any code but these is that of native code which ended the process: a crash.
+    """
+    if code in (None, 0):
+        return 0
+    return InvalidJobError.exit_code if code == InvalidJobError.exit_code else REPLACE_EXIT_CODE
 
 
 if __name__ == "__main__":

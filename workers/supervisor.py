@@ -27,13 +27,14 @@ from textmill.db.chunks import give_back
 from textmill.db.session import Database
 from textmill.db.sweep import sweep_and_publish
 from textmill.workers.lifeline import Pulse
-from textmill.workers.watchdog import HUNG_EXIT_CODE
+from textmill.workers.watchdog import REPLACE_EXIT_CODE
 
 POLL_SECONDS = 0.1
 SERVICES_SECONDS = 5.0  # between two looks at the bundled broker
 FIRST_RESTART_SECONDS = 0.5
 LONGEST_RESTART_SECONDS = 30.0
 RELEASE_SECONDS = 10.0  # for giving back at the end of a drain; else the leases run out
+OWN_EXIT_CODES = (0, InvalidJobError.exit_code, REPLACE_EXIT_CODE)
 STEADY_SECONDS = 60.0  # a child that lived this long starts its backoff anew
 
 log = structlog.get_logger("textmill.supervisor")
@@ -72,14 +73,13 @@ class Child:
 
     @property
     def crashed(self) -> bool:
-        """True if it was killed by a signal (native code, the OOM killer), hung, or got stuck.
+        """True if native code or the OOM killer ended it, or it hung or got stuck.
 
         An exit of its own, for a broker's sake say, is no chunk's fault, and being stopped neither.
         """
         if self.pulse is None or self.pulse.was_stopped:
             return False
-        code = self.pulse.process.returncode
-        return code < 0 or code == HUNG_EXIT_CODE
+        return self.pulse.process.returncode not in OWN_EXIT_CODES
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal if it still lives."""

@@ -91,11 +91,11 @@ def test_a_killed_worker_is_replaced_and_its_chunks_run_again(shell: Shell) -> N
     assert max(chunk["crashes"] for chunk in shell.rows("chunks")) == 1
 
 
-@pytest.mark.parametrize("how", ["crash", "lose"])
+@pytest.mark.parametrize("how", ["crash", "exit", "lose"])
 def test_a_record_that_kills_workers_is_condemned_and_no_other(shell: Shell, how: str) -> None:
     """The ended processes hold several chunks each, of which only one is guilty.
 
-    An index out of bounds kills no process, but fails an assertion on the device, which is lost.
+    Native code may call exit(1); an index out of bounds fails an assertion on a GPU, which is lost.
     """
     lines = [f"text {at}" for at in range(35)]
     lines[17] = how

@@ -1,4 +1,4 @@
-"""One worker process by itself, without its Celery side: what it does with messages and with time."""
+"""One worker process by itself, mostly without its Celery side."""
 
 from __future__ import annotations
 

@@ -37,7 +37,6 @@ from textmill.db.jobs import closing_status, fail_job
 from textmill.db.models import chunks, jobs, label_counts, payloads
 from textmill.db.payloads import decode_payload, encode_payload
 from textmill.db.results import ResultRow, write_results
-from textmill.db.workers import live_workers, place_of
 
 CLAIMABLE = (JobStatus.QUEUED.value, JobStatus.RUNNING.value)
 MAX_FAILURES = 3
@@ -328,23 +327,3 @@ def give_back_chunk(
         return None
     why = f"chunk {claim.chunk_id} failed {returned.failures} times, the last time with: {reason}"
     return returned.job_id if fail_job(connection, returned.job_id, why) else None
-
-
-def report_load_failure(connection: Connection, claim: Claim, reason: str, *, place: str) -> bool:
-    """Give the chunk back; fail the job if its model failed on two places or no other is live.
-
-    ``place`` is the worker's host and device: one host with a wrong path must not drain the queue.
-    Returns True if the job failed.
-    """
-    ours = connection.execute(select(chunks.c.id).where(*still_ours(claim)).with_for_update())
-    if ours.one_or_none() is None:
-        return False  # overtaken: whoever has the chunk now says what becomes of it
-    give_back_chunk(connection, claim, reason, failed=False)
-    job = connection.execute(select(jobs).where(jobs.c.id == claim.job.id).with_for_update()).one()
-    failed_on = sorted({*(job.load_failures or []), place})
-    # If the reporter itself does not count as live, the database was away: nobody could say so.
-    live = {place_of(worker) for worker in live_workers(connection, job.queue)}
-    if len(failed_on) >= 2 or (place in live and live <= set(failed_on)):
-        return fail_job(connection, job.id, reason)
-    connection.execute(update(jobs).where(jobs.c.id == job.id).values(load_failures=failed_on))
-    return False

@@ -25,13 +25,13 @@ from textmill.db.chunks import (
     give_back,
     give_back_chunk,
     renew_leases,
-    report_load_failure,
 )
 from textmill.db.clock import now
 from textmill.db.dead_loads import remove_dead_loads
 from textmill.db.dispatch import fill_window
 from textmill.db.jobs import cancel_job, fail_job, pause_job, resume_job
 from textmill.db.loading import finish_loading
+from textmill.db.model_failures import report_load_failure
 from textmill.db.models import chunks
 from textmill.db.rerun import rerun_job
 from textmill.db.retry import retry_job

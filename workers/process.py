@@ -27,10 +27,10 @@ from textmill.db.chunks import (
     Claim,
     give_back,
     renew_leases,
-    report_load_failure,
     why_lost,
 )
 from textmill.db.dispatch import publish
+from textmill.db.model_failures import report_load_failure
 from textmill.db.schema import ensure_schema
 from textmill.db.session import Database
 from textmill.workers.gate import Gate

@@ -30,10 +30,10 @@ from textmill.db.chunks import (
     claim_chunk,
     complete_chunk,
     give_back_chunk,
-    report_load_failure,
 )
 from textmill.db.dispatch import fill_window, window_size
 from textmill.db.jobs import pin_model
+from textmill.db.model_failures import report_load_failure
 from textmill.db.results import ResultRow, hash_text, to_json
 from textmill.workers.items import DeviceLostError, ModelRequest, NoRoomError, Output
 from textmill.workers.process import Hold, WorkerProcess

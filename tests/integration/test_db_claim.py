@@ -19,10 +19,10 @@ from textmill.db.chunks import (
     give_back,
     give_back_chunk,
     renew_leases,
-    report_load_failure,
 )
 from textmill.db.clock import now
 from textmill.db.jobs import pause_job, resume_job
+from textmill.db.model_failures import report_load_failure
 from textmill.db.models import chunks, payloads
 from textmill.db.retry import retry_job
 from textmill.db.session import Database
@@ -312,8 +312,8 @@ def test_what_a_worker_says_of_a_chunk_it_lost_counts_no_failure(database: Datab
     assert snapshot(database) == before
 
 
-def worker(database: Database, name: str, host: str) -> None:
-    database.transact(register_worker, WorkerInfo(name, host, 1, "cpu", 4, ("default",)))
+def worker(database: Database, name: str, host: str, device: str = "cpu") -> None:
+    database.transact(register_worker, WorkerInfo(name, host, 1, device, 4, ("default",)))
 
 
 def load_failure(database: Database, message: ChunkMessage, place: str) -> bool:
@@ -322,7 +322,7 @@ def load_failure(database: Database, message: ChunkMessage, place: str) -> bool:
     return database.transact(report_load_failure, claimed, "no such file", place=place)
 
 
-def test_a_model_that_loads_nowhere_fails_the_job_at_its_second_place(database: Database) -> None:
+def test_a_model_that_loads_nowhere_fails_the_job_at_its_second_host(database: Database) -> None:
     for name, host in (("w1", "a"), ("w2", "b"), ("w3", "c")):
         worker(database, name, host)
     job_id = make_job(database, (1, 1))
@@ -335,6 +335,18 @@ def test_a_model_that_loads_nowhere_fails_the_job_at_its_second_place(database: 
     job = job_of(database, job_id)
     assert (job.status, job.error) == ("failed", "no such file")
     assert statuses(database, job_id) == ["failed", "failed"]
+
+
+def test_one_host_with_a_wrong_path_fails_no_job_however_many_devices_it_has(
+    database: Database,
+) -> None:
+    for name, host, device in (("w1", "a", "cuda:0"), ("w2", "a", "cuda:1"), ("w3", "b", "cuda:0")):
+        worker(database, name, host, device)
+    job_id = make_job(database, (1, 1, 1))
+    first, second, third = dispatch(database, job_id)
+    assert not load_failure(database, first, "a cuda:0")
+    assert not load_failure(database, second, "a cuda:1")
+    assert load_failure(database, third, "b cuda:0")
 
 
 def test_a_model_that_does_not_load_on_the_only_live_place_fails_the_job(

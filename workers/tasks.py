@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 
 from textmill.core.checkpoints import Permits
 from textmill.core.errors import (
+    InvalidJobError,
     ModelLoadError,
     RecordError,
     RetryableError,
@@ -21,6 +22,7 @@ from textmill.core.errors import (
 from textmill.core.hub import COMMIT
 from textmill.core.jobs import Record
 from textmill.core.messages import ChunkMessage
+from textmill.core.params import TaskParams
 from textmill.core.tasks import get_task, validate_params
 from textmill.db import suspects
 from textmill.db.chunks import (
@@ -101,8 +103,19 @@ def _process_suspect(worker: WorkerProcess, claim: Claim) -> None:
 
 
 def _condemn(worker: WorkerProcess, claim: Claim, verdict: RecordError) -> list[ChunkMessage]:
-    params = validate_params(get_task(claim.job.task), claim.job.params)
-    return _complete(worker, claim, gather_outcome(claim.records, [verdict], params.text_field()))
+    text_field = _params_of(claim).text_field()
+    return _complete(worker, claim, gather_outcome(claim.records, [verdict], text_field))
+
+
+def _params_of(claim: Claim) -> TaskParams:
+    """The job's options; raises ModelLoadError if this worker does not know its task or an option.
+
+    It may be of another version than the producer, or lack a plugin: others can run the job.
+    """
+    try:
+        return validate_params(get_task(claim.job.task), claim.job.params)
+    except InvalidJobError as error:
+        raise ModelLoadError(f"this worker cannot run the job: {error}") from None
 
 
 def _split(worker: WorkerProcess, claim: Claim) -> list[ChunkMessage]:
@@ -151,8 +164,7 @@ def _finish(
 
 
 def _compute(worker: WorkerProcess, claim: Claim, hold: Hold) -> ChunkOutcome:
-    job, records = claim.job, claim.records
-    params = validate_params(get_task(job.task), job.params)
+    records, params = claim.records, _params_of(claim)
     engine = worker.pool.engine(_model_request(worker, claim))
     submission = engine.submit(records, params)
     hold.on_loss(submission.cancel)

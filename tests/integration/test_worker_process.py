@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -12,15 +13,18 @@ from celery.utils.dispatch import Signal
 
 from textmill.core.settings import Settings
 from textmill.core.tasks import TASKS
+from textmill.db.chunks import MAX_FAILURES
 from textmill.db.dispatch import publish
 from textmill.db.models import workers
 from textmill.db.session import Database
+from textmill.db.workers import WorkerInfo, forget_worker, register_worker
 from textmill.workers import app, process
 from textmill.workers.process import WorkerOptions, WorkerProcess
+from textmill.workers.tasks import process_chunk
 from textmill.workers.watchdog import REPLACE_EXIT_CODE
 
 from .. import builders
-from ..builders import count, dispatch, make_job
+from ..builders import count, dispatch, job_of, make_job, statuses
 
 PLUGINS = Path(__file__).parents[1] / "plugins"
 
@@ -93,6 +97,31 @@ def test_a_worker_whose_start_fails_in_any_way_ends(
     with structlog.testing.capture_logs(), pytest.raises(SystemExit) as ended:
         app.signals.worker_init.send(sender=None)
     assert ended.value.code == REPLACE_EXIT_CODE
+
+
+@pytest.mark.parametrize(
+    "fields", [{"task": "divination"}, {"task": "fake", "params": {"mood": "good"}}]
+)
+def test_a_job_that_this_worker_does_not_know_waits_for_one_that_does(
+    worker: WorkerProcess, database: Database, fields: dict[str, Any]
+) -> None:
+    """It lacks a plugin, or is older than the producer."""
+    other = WorkerInfo("w2", "elsewhere", 1, "cpu", 4, ("default",))
+    database.transact(register_worker, other)
+    job_id = make_job(database, **fields)
+    for _ in range(MAX_FAILURES + 1):
+        (message,) = dispatch(database, job_id)
+        process_chunk(worker, message.chunk_id, message.attempt)
+        assert statuses(database, job_id) == ["pending"]
+    job = job_of(database, job_id)
+    assert (job.status, job.load_failures) == ("running", [worker.place])
+
+    database.transact(forget_worker, "w2")
+    (message,) = dispatch(database, job_id)
+    process_chunk(worker, message.chunk_id, message.attempt)
+    job = job_of(database, job_id)
+    assert job.status == "failed"
+    assert "this worker cannot run the job" in job.error
 
 
 def test_a_worker_that_gets_no_message_is_replaced_unless_it_stops(

@@ -1,7 +1,8 @@
 """Opening the database: one `Database` a process, short transactions, bounded retries.
 
-The same code runs on SQLite and PostgreSQL; connections, transactions and errors differ here, the
-rest of what differs is ``clock.py``, the bulk write, the upsert of label counts and two filters.
+The same code runs on SQLite and PostgreSQL; connections (with ``postgresql.py``), transactions and
+errors differ here, the rest of what differs is ``clock.py``, the bulk write, the upsert of label
+counts and two filters.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from sqlalchemy.exc import (
 from textmill.core.errors import ConfigurationError, NoSpaceError, ServiceUnavailableError
 from textmill.core.folders import folder_problem
 from textmill.core.settings import Settings
+from textmill.db.postgresql import CONNECT_ARGS, bound_transactions
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -39,21 +41,9 @@ READ_ONLY_SQLSTATE = "25006"
 ENDED_SQLSTATES = {"25P03", "25P04"}
 RETRIES = 8
 PRAGMA_TRIES = 100
-SILENCE_SECONDS = 10  # of a host that is cut off without a word, until a connection is given up
 SQLITE_INDEX_BYTES = 32 << 10  # https://www.sqlite.org/walformat.html#the_wal_index_file_format
 SQLITE_FILE_ERRORS = ("unable to open database file", "readonly database", "disk I/O error")
 MEND_FOLDER = "mend that, or set TEXTMILL_HOME or TEXTMILL_DATABASE_URL to another place"
-WORKER_NAME = "textmill worker"
-POSTGRESQL_CONNECT_ARGS = {
-    "connect_timeout": 5,
-    "application_name": "textmill",
-    # Keepalives find a silent host only while nothing is under way; what was sent and is not
-    # acknowledged the kernel repeats for a quarter of an hour, unless it is told a limit.
-    "keepalives_idle": SILENCE_SECONDS,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": SILENCE_SECONDS * 1000,
-}
 SQLITE_PRAGMAS = (  # busy_timeout first: setting WAL on a busy file would fail otherwise
     "PRAGMA busy_timeout = 15000",
     "PRAGMA journal_mode = WAL",
@@ -161,7 +151,7 @@ def _make_engine(url: str, pool_size: int, transaction_seconds: float | None) ->
             "json_deserializer": orjson.loads,
         }
         if backend == "postgresql":
-            options |= {"pool_pre_ping": True, "connect_args": POSTGRESQL_CONNECT_ARGS}
+            options |= {"pool_pre_ping": True, "connect_args": CONNECT_ARGS}
         engine = create_engine(parsed, **options)
     except (ArgumentError, NoSuchModuleError) as error:
         raise ConfigurationError(f"TEXTMILL_DATABASE_URL is no database URL: {error}") from None
@@ -173,38 +163,8 @@ def _make_engine(url: str, pool_size: int, transaction_seconds: float | None) ->
     if backend == "sqlite":
         _prepare_sqlite(engine)
     else:
-        _bound_transactions(engine, transaction_seconds)
+        bound_transactions(engine, transaction_seconds)
     return engine
-
-
-def _bound_transactions(engine: Engine, seconds: float | None) -> None:
-    """Ask the server to end what a client leaves behind: at once if cut off, else after a time.
-
-    A server of its own accord looks for a lost client after two hours. Until then its locks and
-    its place among ``max_connections`` would be held; and no time limit of PostgreSQL reaches a
-    COPY that waits for its client's next row: only a dead connection, or sweep, ends that.
-    """
-    silence = SILENCE_SECONDS if seconds is None else max(1, min(SILENCE_SECONDS, int(seconds)))
-    options: dict[str, int | str] = {
-        "tcp_keepalives_idle": silence,
-        "tcp_keepalives_interval": max(1, silence // 2),
-        "tcp_keepalives_count": 3,
-        "tcp_user_timeout": silence * 1000,
-    }
-    limit = None if seconds is None else max(500, int(seconds * 1000))
-
-    @event.listens_for(engine, "connect")
-    def _connect(connection: Any, record: Any) -> None:
-        wanted = dict(options)
-        if limit is not None:
-            wanted |= {"lock_timeout": limit, "idle_in_transaction_session_timeout": limit}
-            wanted["application_name"] = WORKER_NAME  # by which sweep finds what gets stuck
-        if limit is not None and connection.info.server_version >= 170000:
-            wanted["transaction_timeout"] = limit
-        calls = ", ".join(f"set_config('{name}', '{wanted[name]}', false)" for name in wanted)
-        with connection.cursor() as cursor:
-            cursor.execute(f"SELECT {calls}")
-        connection.commit()
 
 
 def _prepare_sqlite(engine: Engine) -> None:

@@ -19,7 +19,8 @@ from textmill.db.dead_loads import remove_dead_loads
 from textmill.db.dispatch import DISPATCHABLE, fill_window, publish, window_size
 from textmill.db.jobs import close_if_complete
 from textmill.db.models import chunks, jobs, sweeps
-from textmill.db.session import WORKER_NAME, Database
+from textmill.db.postgresql import WORKER_NAME
+from textmill.db.session import Database
 from textmill.db.workers import forget_lost_workers
 
 MAX_CHUNKS = 1000  # changed by one round, so that its transaction stays short

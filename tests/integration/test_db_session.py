@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from textmill.core.errors import ConfigurationError, ServiceUnavailableError
 from textmill.core.settings import load_settings
+from textmill.db import postgresql as postgresql_limits
 from textmill.db.clock import now
 from textmill.db.models import jobs, sweeps
 from textmill.db.results import ResultRow, write_results
@@ -197,6 +198,27 @@ def test_a_worker_that_stops_inside_a_transaction_blocks_nobody_for_long(postgre
             assert connection.scalar(text("SHOW transaction_timeout")) == "500ms"
         with pytest.raises(ServiceUnavailableError, match="timeout"), database.write() as writer:
             writer.execute(text("SELECT pg_sleep(5)"))
+
+
+def test_a_command_that_stops_inside_a_transaction_does_not_hold_its_locks_for_ever(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-Z, say: its connection lives, so nothing else would end it."""
+    monkeypatch.setattr(postgresql_limits, "IDLE_SECONDS", 1)
+    with open_database(postgres_url) as database, open_database(postgres_url) as other:
+        with pytest.raises(ServiceUnavailableError, match="idle"), database.write() as command:
+            pid = command.scalar(text("SELECT pg_backend_pid() FROM pg_sleep(1.5)"))  # not idle
+            sessions = text("SELECT count(*) FROM pg_stat_activity WHERE pid = :pid")
+
+            def is_ended() -> bool:
+                with other.read() as connection:
+                    return connection.scalar(sessions, {"pid": pid}) == 0
+
+            assert not is_ended()
+            wait_until(is_ended, 30, what="ended")
+            command.execute(text("SELECT 1"))
+        with database.write() as command:
+            command.execute(text("SELECT 1"))
 
 
 def test_a_wrong_password_is_told_without_the_password(postgres: PostgresServer) -> None:

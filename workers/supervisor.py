@@ -33,6 +33,7 @@ POLL_SECONDS = 0.1
 SERVICES_SECONDS = 5.0  # between two looks at the bundled broker
 FIRST_RESTART_SECONDS = 0.5
 LONGEST_RESTART_SECONDS = 30.0
+KILL_SECONDS = 5.0  # until a process that was killed must be gone
 RELEASE_SECONDS = 10.0  # for giving back at the end of a drain; else the leases run out
 OWN_EXIT_CODES = (0, InvalidJobError.exit_code, REPLACE_EXIT_CODE)
 STEADY_SECONDS = 60.0  # a child that lived this long starts its backoff anew
@@ -112,7 +113,6 @@ class Supervisor:
     ) -> None:
         self.settings = settings
         self._ensure_services = ensure_services
-        self._services_due = 0.0
         self.children = [Child(device, queues, settings) for device in devices]
         self.stop_requests = 0
         self.exit_code = 0
@@ -121,13 +121,11 @@ class Supervisor:
         """Supervise until told to stop; returns the exit code."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
-        for child in self.children:
-            child.start()
+        threading.Thread(target=self._tend_services, name="services", daemon=True).start()
         while not self.stop_requests:
-            time.sleep(POLL_SECONDS)
             for child in self.children:
                 self._tend(child)
-            self._tend_services()
+            time.sleep(POLL_SECONDS)
         self._drain()
         return self.exit_code
 
@@ -152,8 +150,9 @@ class Supervisor:
                 self.request_stop()
                 return
             log.error("worker died", worker=child.id, exit=_describe(code))
-            self._start_release(child, crashed=child.crashed)
-            child.plan_restart()
+            crashed = child.crashed
+            child.plan_restart()  # first: the release may bring it forward
+            self._start_release(child, crashed=crashed)
         elif time.monotonic() >= child.restart_at:
             try:
                 child.start()
@@ -162,14 +161,16 @@ class Supervisor:
                 child.plan_restart()
 
     def _tend_services(self) -> None:
-        """The bundled broker has a keeper; if somebody ends both, they are started again here."""
-        if time.monotonic() < self._services_due:
-            return
-        self._services_due = time.monotonic() + SERVICES_SECONDS
-        try:
-            self._ensure_services()
-        except TextmillError as error:
-            log.warning("services not started", reason=str(error))
+        """The bundled broker has a keeper; if somebody ends both, they are started again here.
+
+        In a thread: a broker that hangs takes long to be found out, and no child waits for that.
+        """
+        while not self.stop_requests:
+            try:
+                self._ensure_services()
+            except (TextmillError, OSError) as error:
+                log.warning("services not started", reason=str(error))
+            time.sleep(SERVICES_SECONDS)
 
     def _drain(self) -> None:
         """SIGTERM, the drain time, then the chunks are given back and the process is killed."""
@@ -188,7 +189,7 @@ class Supervisor:
         releases = [
             self._start_release(child, crashed=False)
             for child in self.children  # those that could not give back their chunks themselves
-            if child.process is not None and child.process.wait() != 0
+            if child.process is not None and _wait(child.process) != 0
         ]
         deadline = time.monotonic() + RELEASE_SECONDS
         for release in releases:
@@ -228,8 +229,19 @@ class Supervisor:
             publisher.close()
 
 
+def _wait(process: subprocess.Popen[bytes]) -> int | None:
+    """Its exit code; None if not even SIGKILL ends it, because a device's driver hangs, say."""
+    try:
+        return process.wait(KILL_SECONDS)
+    except subprocess.TimeoutExpired:
+        return None
+
+
 def _describe(code: int) -> str:
-    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    if code >= 0:
+        return f"exit code {code}"
+    names = {one.value: one.name for one in signal.Signals}  # not all real-time signals have one
+    return f"killed by {names.get(-code, f'signal {-code}')}"
 
 
 def find_devices(wanted: str) -> list[str]:

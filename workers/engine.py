@@ -30,6 +30,7 @@ from textmill.workers.items import (
 )
 from textmill.workers.row_queue import RowQueue
 from textmill.workers.scheduler import Scheduler, TokenBudget
+from textmill.workers.slot_work import SlotWork
 from textmill.workers.stepping import StepTurns
 from textmill.workers.submission import Submission
 
@@ -65,6 +66,7 @@ class Engine:
         self.device_seconds = 0.0  # all forward time so far
         self.last_progress = time.monotonic()  # the activity began, or something ended
         self.activity = Activity.LOAD
+        self.slot_work = SlotWork()
         self.failure: Exception | None = None
         self._load = load
         self._max_batch_tokens = max_batch_tokens
@@ -142,7 +144,7 @@ class Engine:
             runner = self._runner
             if runner is None:
                 raise EngineClosedError(f"engine {self.name!r} was closed")
-            submission = Submission(runner, records, params, self._cancel)
+            submission = Submission(runner, records, params, self._cancel, self.slot_work)
             self._enqueue(submission)
             return submission
         finally:

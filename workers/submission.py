@@ -15,6 +15,7 @@ from textmill.core.jobs import Record
 from textmill.core.params import TaskParams
 from textmill.workers.items import BaseRunner, Item, Output
 from textmill.workers.scheduler import Entry
+from textmill.workers.slot_work import SlotWork
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class Submission:
         records: Sequence[Record],
         params: TaskParams,
         cancel: Callable[[Submission], None],
+        slot_work: SlotWork,
     ) -> None:
         self.device_seconds = 0.0  # its share of the forward time, by tokens
         self.output_tokens = 0  # generated so far, by rows that are not finished too
@@ -40,7 +42,9 @@ class Submission:
         self._runner = runner
         self._records = records
         self._params = params
-        self._prepared = prepare_records(runner, records, params)
+        self._slot_work = slot_work
+        with slot_work.doing():
+            self._prepared = prepare_records(runner, records, params)
         self.entries = [
             Entry(item, self)
             for items in self._prepared
@@ -68,7 +72,8 @@ class Submission:
         if self._error is not None:
             raise type(self._error)(*self._error.args)
         if self._outputs is None:
-            self._outputs = self._join()
+            with self._slot_work.doing():
+                self._outputs = self._join()
             self._forget_items()
         return self._outputs
 

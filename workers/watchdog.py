@@ -51,13 +51,18 @@ def find_fault(engines: Iterable[Engine], settings: Settings, *, woke_at: float)
 
     They count from ``woke_at`` on (see WakeClock).
     """
+    now = time.monotonic()
     for engine in engines:
         if isinstance(engine.failure, DeviceLostError):
             in_batch = engine.was_ready  # else while it loaded, which no chunk has done
             return Fault(str(engine.failure), HUNG_EXIT_CODE if in_batch else REPLACE_EXIT_CODE)
-        silent = time.monotonic() - max(engine.last_progress, woke_at)
+        silent = now - max(engine.last_progress, woke_at)
         if engine.activity == Activity.FORWARD and silent > settings.batch_timeout_seconds:
             reason = f"model {engine.name} has been in a batch for {silent:.0f} s"
+            return Fault(reason, HUNG_EXIT_CODE)
+        in_slot = now - max(engine.slot_work.began or now, woke_at)
+        if in_slot > settings.batch_timeout_seconds:
+            reason = f"a chunk was prepared or joined for model {engine.name} for {in_slot:.0f} s"
             return Fault(reason, HUNG_EXIT_CODE)
         loads = engine.activity in (Activity.LOAD, Activity.WARM_UP)
         if loads and silent > settings.load_timeout_seconds:

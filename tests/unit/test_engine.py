@@ -132,6 +132,33 @@ def test_the_callers_threads_prepare_and_the_engines_thread_forwards(
     assert runner.forward_threads == {"engine fake"}
 
 
+def test_what_the_callers_threads_do_is_seen_while_it_lasts(
+    engine: Engine, runner: FakeRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tokenizer may hang as a batch may."""
+    seen: list[tuple[str, bool]] = []
+    prepare, join = runner.prepare, runner.join
+
+    def look(name: str) -> None:
+        seen.append((name, engine.slot_work.began is not None))
+
+    def prepare_seen(*given: Any) -> Any:
+        look("prepare")
+        return prepare(*given)
+
+    def join_seen(*given: Any) -> Any:
+        look("join")
+        return join(*given)
+
+    monkeypatch.setattr(runner, "prepare", prepare_seen)
+    monkeypatch.setattr(runner, "join", join_seen)
+    submission = engine.submit(records("a"), PARAMS)
+    assert engine.slot_work.began is None
+    assert outputs(submission) == ["A"]
+    assert engine.slot_work.began is None
+    assert seen == [("prepare", True), ("join", True)]
+
+
 def test_many_threads_get_their_own_outputs(engine: Engine) -> None:
     def work(n: int) -> bool:
         texts = [f"w{n}x{i}" + "y" * (i % 7) for i in range(50)]

@@ -25,9 +25,13 @@ LIMITS = Settings(batch_timeout_seconds=10, load_timeout_seconds=100)
 LOST = DeviceLostError("gone")
 
 
+def slots(seconds: float) -> Any:
+    return SimpleNamespace(began=time.monotonic() - seconds if seconds else None)
+
+
 def engine(activity: Activity, silent: float, **fields: Any) -> Any:
     began = time.monotonic() - silent
-    known = {"name": "m", "failure": None, "was_ready": True, **fields}
+    known = {"name": "m", "failure": None, "was_ready": True, "slot_work": slots(0), **fields}
     return cast(Any, SimpleNamespace(activity=activity, last_progress=began, **known))
 
 
@@ -35,6 +39,7 @@ def engine(activity: Activity, silent: float, **fields: Any) -> Any:
     ("found", "exit_code", "unloadable"),
     [
         (engine(Activity.FORWARD, 11), HUNG_EXIT_CODE, None),
+        (engine(Activity.IDLE, 0, slot_work=slots(11)), HUNG_EXIT_CODE, None),
         (engine(Activity.LOAD, 101), REPLACE_EXIT_CODE, "m"),
         (engine(Activity.WARM_UP, 101), REPLACE_EXIT_CODE, "m"),
         (engine(Activity.IDLE, 0, failure=LOST), HUNG_EXIT_CODE, None),
@@ -51,6 +56,7 @@ def test_a_fault_is_found_with_what_it_counts_as(
 
 def test_work_within_its_time_is_no_fault() -> None:
     engines = [engine(Activity.FORWARD, 9), engine(Activity.LOAD, 99)]
+    engines.append(engine(Activity.IDLE, 1000, slot_work=slots(9)))
     assert find_fault(engines, LIMITS, woke_at=0) is None
 
 

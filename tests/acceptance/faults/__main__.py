@@ -1,6 +1,6 @@
 """Many seeds: ``python -m tests.acceptance.faults --seeds 200 --database postgresql``.
 
-Prints a line per seed, a table by kind of fault, and one JSON object of the totals at the end.
+Prints a line per seed, a table by kind of fault, one of the totals, and these as one JSON object.
 Exit code 1 if anything was lost, doubled, wrong or never ended.
 """
 
@@ -46,6 +46,7 @@ def main() -> int:
     ran = [outcomes[seed] for seed in wanted]
     print(_table(ran))
     totals = {"database": given.database} | _totals(ran)
+    print(f"\n{_table_of_totals(totals)}\n")
     print(json.dumps(totals))
     return int(bool(totals["bad_seeds"]))
 
@@ -89,6 +90,21 @@ def _table(outcomes: Sequence[Outcome]) -> str:
     rows.append(["all", str(sum(injected.values())), str(len(every)), *_median_and_worst(every)])
     headers = ["fault", "injected", "recoveries", "median s", "worst s"]
     return table(headers, rows, right=",".join(headers[1:]))
+
+
+def _table_of_totals(totals: dict[str, Any]) -> str:
+    headers = {
+        "seeds": "seeds",
+        "faults": "faults injected",
+        "recoveries": "recoveries",
+        "records": "records",
+        "lost": "lost",
+        "duplicated": "duplicated",
+        "median_recovery_seconds": "median recovery s",
+        "worst_recovery_seconds": "worst recovery s",
+    }
+    names = list(headers.values())
+    return table(names, [[f"{totals[key]:,}" for key in headers]], right=",".join(names))
 
 
 def _median_and_worst(seconds: Sequence[float]) -> list[str]:

@@ -76,6 +76,7 @@ ACTIONS = st.one_of(
     action("claim_one_that_waits", LATEST, WORKERS),
     action("work", LATEST, ERRORS, WINDOWS),
     action("work_on_one_that_is_held", LATEST, ERRORS, WINDOWS),
+    action("overtake", LATEST, WORKERS, ERRORS),
     action("let_go", LATEST, LOSSES),
     action("happen", LATEST, FATES),
     action("happen", LATEST, FATES),
@@ -163,6 +164,21 @@ class StateMachine(RuleBasedStateMachine):
         held = list(self.changes.holders.values())
         if held:
             self.messages += self.changes.work(pick(held, latest), errors, window)
+
+    def overtake(self, latest: int, worker: str, errors: set[int]) -> None:
+        """A worker stands still past its lease; another has its chunk when it wakes and writes.
+
+        Left to chance, these four steps seldom come one after the other.
+        """
+        held = list(self.changes.holders.values())
+        if not held:
+            return
+        claim = pick(held, latest)
+        self.changes.let_leases_end(claim.worker_id)
+        self.messages += self.changes.sweep(idle=True)
+        self.messages += self.changes.dispatch(claim.job.id, 4)
+        self.take(claim.chunk_id, claim.attempt, worker)
+        self.messages += self.changes.work(claim, errors, 1)
 
     def let_go(self, latest: int, how: str) -> None:
         if not self.claims:

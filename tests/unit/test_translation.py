@@ -337,3 +337,7 @@ def test_a_model_that_cannot_translate_is_refused(tmp_path: Path) -> None:
     asked = validate_params(get_task("translation"), {"max_new_tokens": 64})
     with pytest.raises(InvalidJobError, match=r"64 positions.*at most 63"):
         asked.check_model("m", tmp_path / "marian", config)
+    asked = validate_params(get_task("translation"), {"backend": "ctranslate2"})
+    asked.check_model("m", tmp_path / "marian", config)
+    with pytest.raises(InvalidJobError, match=r"has no fsmt models.*expected one of: bart"):
+        asked.check_model("m", tmp_path / "marian", config | {"model_type": "fsmt"})

@@ -67,7 +67,7 @@ def _replace_linears(model: torch.nn.Module) -> None:
 @contextmanager
 def exact_inputs(model: torch.nn.Module) -> Iterator[None]:
     """Leave inputs unrounded, slowly: outputs do not depend on the batch, and can be compared."""
-    layers = [module for module in model.modules() if isinstance(module, Int8Linear)]
+    layers = _int8_layers(model)
     for layer in layers:
         layer.rounds_inputs = False
     try:
@@ -77,7 +77,16 @@ def exact_inputs(model: torch.nn.Module) -> Iterator[None]:
             layer.rounds_inputs = True
 
 
+def is_quantized(model: torch.nn.Module) -> bool:
+    """Whether the model has layers in int8."""
+    return bool(_int8_layers(model))
+
+
 def memory_bytes(model: Any) -> int:
     """What a model's weights take, layers in int8 included."""
-    packed = sum(m.packed_bytes for m in model.modules() if isinstance(m, Int8Linear))
+    packed = sum(layer.packed_bytes for layer in _int8_layers(model))
     return int(model.get_memory_footprint()) + packed
+
+
+def _int8_layers(model: torch.nn.Module) -> list[Int8Linear]:
+    return [module for module in model.modules() if isinstance(module, Int8Linear)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import transformers
@@ -45,6 +45,8 @@ class PromptRequest(DecodeRequest):
 
 class GenerationRunner(ModelRunner):
     """One loaded generative model on one device. An item is a whole prompt with its answer."""
+
+    PADS: ClassVar[bool] = False
 
     def __init__(self, loaded: Loaded) -> None:
         super().__init__(loaded)

@@ -217,6 +217,25 @@ def test_a_stop_text_ends_before_itself(generate: Generate, plain: Path) -> None
 # -- chats -----------------------------------------------------------------------------------
 
 
+def test_a_control_token_may_be_a_stop_text(generate: Generate, tmp_path: Path) -> None:
+    """Given a model that writes one, which is no part of its text and does not end it."""
+    folder = save_generator(tmp_path / "model", chat=False, eos=EOS)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    token = make_tokenizer().convert_tokens_to_ids("<|im_start|>")
+    head = torch.nn.functional.normalize(model.lm_head.weight.data.sum(0), dim=0)
+    model.lm_head.weight.data[token] = head * model.lm_head.weight.data.norm(dim=1).max()
+    model.save_pretrained(folder)
+    ids = Reference(folder).tokenizer("the dog").input_ids
+    written = model.generate(torch.tensor([ids]), max_new_tokens=24)[0, len(ids) :].tolist()
+    place = written.index(token)
+    assert place + 1 < len(written), "a model that goes on after it"
+    on = as_output(generate(folder, ["the dog"])[0])
+    cut = as_output(generate(folder, ["the dog"], stop=["<|im_start|>"])[0])
+    assert (cut.output_tokens, cut.detail) == (place, {"finish_reason": "stop"})
+    assert (on.output or "").startswith(cut.output or "")
+    assert on.output_tokens > place + 1
+
+
 def test_a_prompt_is_the_users_message_where_there_is_a_chat_template(
     generate: Generate, chatty: Path, plain: Path
 ) -> None:

@@ -52,6 +52,8 @@ class GenerationRunner(ModelRunner):
         super().__init__(loaded)
         self._prompts = PromptEncoder(loaded.tokenizer)
         self._eos_ids = find_eos_ids(loaded.model, loaded.tokenizer.source)
+        added = loaded.tokenizer.source.added_tokens_decoder.items()
+        self._control_tokens = {token.content: number for number, token in added if token.special}
         self._grammars = Grammars(loaded.tokenizer.source, self._eos_ids)
         self.max_rows = MAX_ROWS.get(self._device.type, MAX_ROWS["cpu"])
         self.max_held_tokens = cache_tokens(loaded.model, self._device)
@@ -129,13 +131,17 @@ class GenerationRunner(ModelRunner):
         request = PromptRequest(
             prompt.ids,
             params.max_new_tokens,
-            eos_ids=self._eos_ids,
+            eos_ids=self._eos_ids | self._ends_among(params.stop),
             stop=params.stop,
             sampling=_sampling(params, record.record_id),
             constraint=None if schema is None else self._grammars.constraint(schema),
             given_tokens=prompt.given_tokens,
         )
         return [as_item(request, schema)]
+
+    def _ends_among(self, stop: Iterable[str]) -> set[int]:
+        """Control tokens are no text, so one that is to stop is looked for by its id."""
+        return {self._control_tokens[one] for one in stop if one in self._control_tokens}
 
 
 def as_item(request: DecodeRequest, schema: str | None = None) -> Item:

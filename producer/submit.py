@@ -83,6 +83,7 @@ def validate_spec(spec: JobSpec, settings: Settings) -> tuple[JobSpec, RecordRul
         )
     if spec.dtype not in DTYPES:
         raise InvalidJobError(f"dtype {spec.dtype!r} is unknown; expected: {', '.join(DTYPES)}")
+    params.check_dtype(spec.dtype)
     if spec.max_error_rate is not None and not 0 <= spec.max_error_rate <= 1:
         raise InvalidJobError(
             f"max error rate {spec.max_error_rate!r} is no share of records: expected 0% to 100%"

@@ -27,6 +27,7 @@ from textmill.workers.items import (
     EngineState,
     Runner,
     is_stepwise,
+    takes_padding,
 )
 from textmill.workers.row_queue import RowQueue
 from textmill.workers.scheduler import Scheduler, TokenBudget
@@ -271,7 +272,9 @@ class Engine:
         plain = cast(Runner | None, runner)
         own_tokens = plain.max_batch_tokens if plain is not None else 1
         budget = TokenBudget(self._max_batch_tokens or own_tokens)
-        items = Scheduler[Submission](budget, max_batch_items=self._max_batch_items)
+        items = Scheduler[Submission](
+            budget, max_batch_items=self._max_batch_items, mixes_lengths=takes_padding(plain)
+        )
         return BatchTurns(plain, items, self._on_device, self._enter)
 
     @contextmanager

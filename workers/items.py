@@ -159,6 +159,18 @@ class GroupLoader(Protocol):
         """
 
 
+@runtime_checkable
+class PaddingReporter(Protocol):
+    """A Runner that knows whether its model's outputs are the same beside longer items."""
+
+    takes_padding: bool  # False: the items of a batch must have one length
+
+
+def takes_padding(runner: object) -> bool:
+    """True unless the runner says that its model does not."""
+    return runner.takes_padding if isinstance(runner, PaddingReporter) else True
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """What one step of a StepRunner has done.

@@ -122,9 +122,13 @@ class Scheduler(Generic[Owner]):
     length, and a batch is taken from neighbouring queues.
     """
 
-    def __init__(self, budget: TokenBudget, *, max_batch_items: int = 4096) -> None:
+    def __init__(
+        self, budget: TokenBudget, *, max_batch_items: int = 4096, mixes_lengths: bool = True
+    ) -> None:
+        """Without ``mixes_lengths`` the items of a batch have one length, so none is padded."""
         self.budget = budget
         self.max_batch_items = max_batch_items
+        self._mixes_lengths = mixes_lengths
         self._groups: dict[Hashable, _Group[Owner]] = {}
         self._arrivals: deque[Entry[Owner]] = deque()  # oldest first; some were taken already
         self._waiting = 0
@@ -138,9 +142,10 @@ class Scheduler(Generic[Owner]):
         for entry in entries:
             self._arrivals.append(entry)
             item = entry.item
-            group = self._groups.get(item.group)
+            key = self._group_of(item)
+            group = self._groups.get(key)
             if group is None:
-                group = self._groups[item.group] = _Group()
+                group = self._groups[key] = _Group()
             queue = group.queues.get(item.length)
             if queue is None:
                 queue = group.queues[item.length] = deque()
@@ -159,11 +164,12 @@ class Scheduler(Generic[Owner]):
         if not self._arrivals:
             return []
         item = self._arrivals[0].item
-        batch = self._take_around(self._groups[item.group], item.length)
+        key = self._group_of(item)
+        batch = self._take_around(self._groups[key], item.length)
         for entry in batch:
             entry.waiting = False
         self._waiting -= len(batch)
-        self._forget_taken(item.group)
+        self._forget_taken(key)
         return batch
 
     def drop(self, owner: Owner) -> None:
@@ -177,6 +183,10 @@ class Scheduler(Generic[Owner]):
         self._groups.clear()
         self._arrivals.clear()
         self._waiting = 0
+
+    def _group_of(self, item: Item) -> Hashable:
+        """What is equal of items that may share a batch."""
+        return item.group if self._mixes_lengths else (item.group, item.length)
 
     def _take_around(self, group: _Group[Owner], anchor: int) -> list[Entry[Owner]]:
         """Take entries of length ``anchor``, then of the nearest lengths on both sides."""

@@ -69,6 +69,9 @@ class TaskParams(BaseModel):
         """What to try where these columns hold none of the fields, or nothing."""
         return ""
 
+    def check_dtype(self, dtype: str) -> None:
+        """Raise InvalidJobError for a dtype that does not go with the options."""
+
     def check_model(self, name: str, folder: Path, config: Mapping[str, Any]) -> None:
         """Raise ModelLoadError if a model's files show that it cannot do the task this way."""
 

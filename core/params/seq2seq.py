@@ -17,6 +17,9 @@ from textmill.core.prompts import Template
 # Position tables that end; those of other families grow or are relative.
 FIXED_POSITIONS = ("marian", "bart", "mbart", "pegasus", "blenderbot", "blenderbot-small", "led")
 
+# Those that CTranslate2 and the way it is used here know (workers/runners/ctranslate_convert.py).
+CTRANSLATE2_FAMILIES = ("bart", "m2m_100", "marian", "mbart", "mt5", "t5")
+
 # Which options only one kind of model knows.
 OF_PROMPTS = ("template", "system", "chat")
 OF_ENCODER_DECODERS = (
@@ -26,6 +29,10 @@ OF_ENCODER_DECODERS = (
     "min_new_tokens",
     "prefix",
     "backend",
+)
+
+INT8_WITH_CTRANSLATE2 = (
+    "backend is 'ctranslate2', which is not given models in int8; leave out --backend or --dtype"
 )
 
 
@@ -94,6 +101,11 @@ class Seq2SeqParams(PromptParams):
         """The template, or the one that is used without."""
         return Template.parse(self.PROMPT if self.template is None else self.template)
 
+    def check_dtype(self, dtype: str) -> None:
+        """Raise InvalidJobError for int8 with CTranslate2, which converts unrounded weights."""
+        if self.backend == "ctranslate2" and dtype == "int8":
+            raise InvalidJobError(INT8_WITH_CTRANSLATE2)
+
     def check_model(self, name: str, folder: Path, config: Mapping[str, Any]) -> None:
         """Raise for a model, or options, with which the task cannot be done."""
         causal = is_generator(config)
@@ -125,9 +137,15 @@ class Seq2SeqParams(PromptParams):
             raise ModelLoadError(
                 f"model {name!r} is a {config.get('model_type')} without an encoder and a decoder"
             )
+        family = config.get("model_type")
+        if self.backend == "ctranslate2" and family not in CTRANSLATE2_FAMILIES:
+            raise InvalidJobError(
+                f"backend is 'ctranslate2', which has no {family} models, as {name!r} is one; "
+                f"expected one of: {', '.join(CTRANSLATE2_FAMILIES)}; leave --backend out"
+            )
         positions = config.get("max_decoder_position_embeddings")
         positions = positions or config.get("max_position_embeddings")
-        if config.get("model_type") not in FIXED_POSITIONS or not isinstance(positions, int):
+        if family not in FIXED_POSITIONS or not isinstance(positions, int):
             return
         if self.max_new_tokens is not None and self.max_new_tokens >= positions:
             raise InvalidJobError(

@@ -207,6 +207,11 @@ def test_question_answering(
         ("marian", ["--target-lang", ""], ["'target_lang'", "such as fr, fra or French"]),
         ("marian", ["--target-lang"], ["--target-lang has no value"]),
         ("marian", ["--backend", "foo"], ["'backend'", "'foo'", "'torch' or 'ctranslate2'"]),
+        (
+            "marian",
+            ["--backend", "ctranslate2", "--dtype", "int8"],
+            ["'ctranslate2'", "int8", "leave out --backend or --dtype"],
+        ),
         ("marian", ["--num-beams", "0"], ["'num_beams'", "'0'"]),
         ("marian", ["--template", "{text}"], ["--template is for one that writes text"]),
         ("m2m", ["--target-lang", "de"], ["needs source_lang, such as fr, fra or French"]),

@@ -11,9 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import transformers
 
+from textmill.core.checkpoints import Permits
 from textmill.core.errors import RecordError
 from textmill.core.jobs import Record
+from textmill.core.params.seq2seq import CTRANSLATE2_FAMILIES
 from textmill.core.settings import Settings
 from textmill.core.tasks import get_task, validate_params
 from textmill.workers.engine import Activity, Engine
@@ -42,12 +46,12 @@ needs_ctranslate2 = pytest.mark.skipif(
 
 
 @pytest.fixture
-def open_engine(home: Path) -> Iterator[Callable[[Path], Engine]]:
+def open_engine(home: Path) -> Iterator[Callable[..., Engine]]:
     """Engines of this test, with a data folder of its own."""
     engines: list[Engine] = []
 
-    def opened(folder: Path) -> Engine:
-        request = ModelRequest("translation", str(folder), device="cpu")
+    def opened(folder: Path, **more: Any) -> Engine:
+        request = ModelRequest("translation", str(folder), device="cpu", **more)
         engines.append(Engine(lambda: load_runner(request), name=str(folder)))
         engines[-1].wait_ready(60)
         return engines[-1]
@@ -91,6 +95,43 @@ def test_it_writes_the_same_and_converts_once(
     again = translate(open_engine(tmp_path / "model"), SENTENCES[:2], **asked)
     assert outputs(again) == converted[:2]
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+@needs_ctranslate2
+@pytest.mark.filterwarnings("ignore:Recommended")
+def test_a_model_of_pickles_that_is_trained_again_is_converted_again(
+    tmp_path: Path, open_engine: Callable[..., Engine]
+) -> None:
+    """Given other weights in the folder of the old ones, and no safetensors."""
+    folder = save_marian(tmp_path / "model")
+    found = []
+    for factor in (1, -3):
+        model = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder)
+        model.model.decoder.layers[0].fc2.weight.data *= factor
+        model.save_pretrained(folder)
+        torch.save(model.state_dict(), folder / "pytorch_model.bin")
+        (folder / "model.safetensors").rename(tmp_path / "model.safetensors")
+        engine = open_engine(folder, permits=Permits(pickle=True))
+        found.append(outputs(translate(engine, SENTENCES[:9], backend="ctranslate2")))
+        (tmp_path / "model.safetensors").rename(folder / "model.safetensors")
+    assert found[0] != found[1]
+
+
+@needs_ctranslate2
+def test_int8_is_refused_in_the_row_where_the_submitter_did_not(
+    tmp_path: Path, open_engine: Callable[..., Engine]
+) -> None:
+    engine = open_engine(save_marian(tmp_path / "model"), dtype="int8")
+    (error,) = errors(translate(engine, ["team"], backend="ctranslate2"))
+    assert error.code == "backend_unavailable"
+    assert "int8" in error.message
+
+
+@needs_ctranslate2
+def test_the_families_are_those_that_can_be_converted() -> None:
+    from textmill.workers.runners import ctranslate_convert
+
+    assert set(CTRANSLATE2_FAMILIES) == set(ctranslate_convert.LOADERS)
 
 
 @needs_ctranslate2

@@ -12,6 +12,7 @@ import transformers
 from textmill.core.errors import RecordError
 from textmill.workers.runners.decoding.loop import DecodeLoop
 from textmill.workers.runners.decoding.requests import DecodeRequest, Generated, Sampling
+from textmill.workers.runners.quantizing import quantize
 
 EOS = 2
 CPU = torch.device("cpu")
@@ -118,6 +119,18 @@ def test_greedy_outputs_are_those_of_generate_one_by_one(config: Any) -> None:
         assert found[handle].ids == expected
         ended_early = len(expected) < request.max_new_tokens
         assert found[handle].finish_reason == ("stop" if ended_early else "length")
+
+
+@pytest.mark.parametrize("config", [IN_SLOTS[0], IN_SLOTS[-1], BY_GENERATE[-1]], ids=name)
+def test_int8_is_decoded_as_the_model_in_fp32_would_be(config: Any) -> None:
+    """Though its outputs depend on the batch: they say nothing of whether slots are right."""
+    model = make_model(config)
+    in_slots = make_loop(model).in_slots
+    quantize(model)
+    loop = make_loop(model)
+    assert loop.in_slots == in_slots
+    found = run(loop, make_requests(4))
+    assert all(isinstance(one, Generated) for one in found.values())
 
 
 @pytest.mark.parametrize("config", BY_GENERATE, ids=name)

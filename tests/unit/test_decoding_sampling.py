@@ -41,6 +41,14 @@ def test_each_rows_distribution_is_that_of_transformers(spread: float) -> None:
         assert (row > 0).sum() == (expected > 0).sum()
 
 
+@pytest.mark.parametrize("temperature", [1e-20, 1e-38, 1e-300, 5e-324])
+def test_the_coldest_draw_is_the_likeliest_token(temperature: float) -> None:
+    """And no place outside the vocabulary, at which a GPU would be lost."""
+    logits = torch.tensor([[0.5, -0.2, 90.0, float("-inf")], [-90.0, -80.0, -1e4, -70.0]])
+    samplings = [Sampling(temperature=temperature, top_p=0.9, top_k=3)] * 2
+    assert sampling.draw(logits, samplings, [0, 1]).tolist() == [2, 3]
+
+
 def test_draws_are_as_frequent_as_they_are_likely() -> None:
     logits = torch.tensor([0.5, 0.2, 0.0, 0.3]).log()
     draws = 8000

@@ -20,10 +20,11 @@ from textmill.producer.submit import validate_spec
 from textmill.workers.engine import Engine
 from textmill.workers.items import ModelRequest, Output
 from textmill.workers.registry import load_runner
+from textmill.workers.runners import devices
 from textmill.workers.runners.generation import GenerationRunner, mix_seed
 from textmill.workers.runners.generation_prompts import drop_oldest_turn
 
-from ..tiny_generators import CONTEXT, save_generator
+from ..tiny_generators import CONTEXT, make_tokenizer, save_generator
 from ..tiny_models import save_model
 
 EOS = [2, 143]  # 143 is a piece of a word that this random model writes now and then
@@ -33,6 +34,27 @@ CHAT = [
     {"role": "user", "content": "how are you"},
     {"role": "assistant", "content": "I am fine"},
     {"role": "user", "content": "good morning"},
+]
+
+SMALL = {"vocab_size": 260, "hidden_size": 32, "num_hidden_layers": 2} | {
+    "eos_token_id": EOS,
+    "pad_token_id": 0,
+}
+CONFIGS: list[Any] = [
+    transformers.MambaConfig(**SMALL, state_size=8),
+    transformers.Gemma4TextConfig(
+        **SMALL,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        global_head_dim=16,
+        intermediate_size=64,
+        hidden_size_per_layer_input=0,
+        num_kv_shared_layers=0,
+        sliding_window=16,
+        layer_types=["sliding_attention", "full_attention"],
+        max_position_embeddings=128,
+    ),
 ]
 
 Found = list[Output | RecordError]
@@ -133,6 +155,32 @@ def test_prompts_go_on_as_with_transformers(generate: Generate, plain: Path) -> 
     assert reasons == {"stop", "length"}
 
 
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: str(config.model_type))
+def test_models_whose_config_names_no_one_size_of_heads(
+    generate: Generate, tmp_path: Path, config: Any
+) -> None:
+    """Given a state that does not grow, or heads that differ from layer to layer."""
+    torch.manual_seed(7)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    for weights in model.parameters():
+        if weights.dim() > 1:
+            weights.data.mul_(2)  # outputs of random weights are else all alike
+    model.save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    reference = Reference(tmp_path)
+    expected = [reference.answer(reference.tokenizer(one).input_ids)[0] for one in PROMPTS[:6]]
+    assert texts(generate(tmp_path, PROMPTS[:6])) == expected
+    assert len(set(expected)) > 2
+
+
+def test_rows_are_as_many_as_their_keys_and_values_have_room(
+    plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 2 layers with 2 heads of 8 numbers, each with its key and value of 4 bytes a number."""
+    monkeypatch.setattr(devices, "free_memory_bytes", lambda device: 2 * 100 * (2 * 2 * 2 * 8 * 4))
+    assert load(plain).max_held_tokens == 100
+
+
 @pytest.mark.parametrize("params", [{}, {"temperature": 1.2, "seed": 5}], ids=["greedy", "drawn"])
 def test_texts_do_not_depend_on_the_batch(
     generate: Generate, chatty: Path, params: dict[str, Any]
@@ -167,6 +215,25 @@ def test_a_stop_text_ends_before_itself(generate: Generate, plain: Path) -> None
 
 
 # -- chats -----------------------------------------------------------------------------------
+
+
+def test_a_control_token_may_be_a_stop_text(generate: Generate, tmp_path: Path) -> None:
+    """Given a model that writes one, which is no part of its text and does not end it."""
+    folder = save_generator(tmp_path / "model", chat=False, eos=EOS)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    token = make_tokenizer().convert_tokens_to_ids("<|im_start|>")
+    head = torch.nn.functional.normalize(model.lm_head.weight.data.sum(0), dim=0)
+    model.lm_head.weight.data[token] = head * model.lm_head.weight.data.norm(dim=1).max()
+    model.save_pretrained(folder)
+    ids = Reference(folder).tokenizer("the dog").input_ids
+    written = model.generate(torch.tensor([ids]), max_new_tokens=24)[0, len(ids) :].tolist()
+    place = written.index(token)
+    assert place + 1 < len(written), "a model that goes on after it"
+    on = as_output(generate(folder, ["the dog"])[0])
+    cut = as_output(generate(folder, ["the dog"], stop=["<|im_start|>"])[0])
+    assert (cut.output_tokens, cut.detail) == (place, {"finish_reason": "stop"})
+    assert (on.output or "").startswith(cut.output or "")
+    assert on.output_tokens > place + 1
 
 
 def test_a_prompt_is_the_users_message_where_there_is_a_chat_template(

@@ -146,8 +146,9 @@ def test_scores_do_not_depend_on_the_batch(classify: Classify, plain: Path) -> N
         assert scores_of(one) == pytest.approx(scores_of(two), abs=1e-4)
 
 
-def test_a_prompt_is_read_once_for_all_its_labels(plain: Path) -> None:
-    runner = load_runner(ModelRequest(TASK, str(plain), device="cpu"))
+@pytest.mark.parametrize("dtype", ["fp32", "int8"])
+def test_a_prompt_is_read_once_for_all_its_labels(plain: Path, dtype: str) -> None:
+    runner = load_runner(ModelRequest(TASK, str(plain), dtype=dtype, device="cpu"))
     assert isinstance(runner, LikelihoodRunner)
     tokenizer = transformers.AutoTokenizer.from_pretrained(plain)
     params = ZeroShotParams(labels=tuple(LABELS), template=TEMPLATE)

@@ -64,6 +64,17 @@ def test_each_item_comes_once_in_a_batch_within_every_bound(
         assert len({e.item.group for e in batch}) == 1
 
 
+@given(st.lists(st.integers(1, 9), max_size=100), st.integers(1, 40))
+def test_where_lengths_are_not_mixed_a_batch_has_one(
+    items: list[int], max_batch_tokens: int
+) -> None:
+    scheduler = Scheduler[str](TokenBudget(max_batch_tokens), mixes_lengths=False)
+    scheduler.add([entry(length) for length in items])
+    batches = [lengths(batch) for batch in drain(scheduler)]
+    assert all(len(set(batch)) == 1 for batch in batches)
+    assert sorted(length for batch in batches for length in batch) == sorted(items)
+
+
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=100), st.integers(1, 600))
 def test_the_oldest_waiting_item_is_always_in_the_next_batch(
     items: list[int], max_batch_tokens: int

@@ -18,6 +18,7 @@ from textmill.workers.items import ModelRequest, Output
 from textmill.workers.registry import load_runner
 from textmill.workers.runners import greedy
 from textmill.workers.runners.finite import FiniteWatch
+from textmill.workers.runners.quantizing import quantize
 
 from ..tiny_models import save_model as save_classifier
 from ..tiny_translators import (
@@ -66,28 +67,39 @@ def translate(models: Callable[[str], Path]) -> Iterator[Translate]:
     """Translations by an engine; ``family`` is one of FAMILIES or a folder."""
     engines: dict[Any, Engine] = {}
 
-    def run(texts: list[Any], family: Any = "marian", tokens: int = 2048, **params: Any) -> Found:
+    def run(
+        texts: list[Any],
+        family: Any = "marian",
+        tokens: int = 2048,
+        dtype: str = "fp32",
+        **params: Any,
+    ) -> Found:
         folder = models(family) if isinstance(family, str) else family
-        if (folder, tokens) not in engines:
-            request = ModelRequest("translation", str(folder), device="cpu")
-            engines[folder, tokens] = Engine(lambda: load_runner(request), max_batch_tokens=tokens)
+        key = folder, tokens, dtype
+        if key not in engines:
+            request = ModelRequest("translation", str(folder), dtype=dtype, device="cpu")
+            engines[key] = Engine(lambda: load_runner(request), max_batch_tokens=tokens)
         records = [
             one if isinstance(one, Record) else Record(n, str(n), {"text": one})
             for n, one in enumerate(texts)
         ]
         checked = validate_params(get_task("translation"), params)
-        return engines[folder, tokens].submit(records, checked).wait(120)
+        return engines[key].submit(records, checked).wait(120)
 
     yield run
     for engine in engines.values():
         engine.close()
 
 
-def plainly(folder: Path, family: str, texts: list[str], **settings: Any) -> list[str]:
+def plainly(
+    folder: Path, family: str, texts: list[str], *, int8: bool = False, **settings: Any
+) -> list[str]:
     """What a script gets from ``generate`` for one text at a time."""
     source, target = FAMILIES[family][2]
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
+    if int8:
+        quantize(model)
     if source:
         tokenizer.src_lang = source
         settings["forced_bos_token_id"] = (
@@ -135,6 +147,17 @@ def test_outputs_are_those_of_generate_one_by_one(
     assert found == expected
     assert len(set(found)) > 3  # else nothing was compared
     assert outputs(translate(texts[:4], family, tokens=1, **params)) == found[:4]
+
+
+@pytest.mark.filterwarnings("ignore:Recommended")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_writes_in_int8(
+    translate: Translate, models: Callable[[str], Path], family: str
+) -> None:
+    """Alone in its batch, on which int8 depends, each text is that of ``generate``."""
+    expected = plainly(models(family), family, SENTENCES[:4], int8=True)
+    found = translate(SENTENCES[:4], family, tokens=1, dtype="int8", **FAMILIES[family][1])
+    assert outputs(found) == expected
 
 
 @pytest.mark.parametrize("family", ["marian", "t5", "bart"])
@@ -314,3 +337,7 @@ def test_a_model_that_cannot_translate_is_refused(tmp_path: Path) -> None:
     asked = validate_params(get_task("translation"), {"max_new_tokens": 64})
     with pytest.raises(InvalidJobError, match=r"64 positions.*at most 63"):
         asked.check_model("m", tmp_path / "marian", config)
+    asked = validate_params(get_task("translation"), {"backend": "ctranslate2"})
+    asked.check_model("m", tmp_path / "marian", config)
+    with pytest.raises(InvalidJobError, match=r"has no fsmt models.*expected one of: bart"):
+        asked.check_model("m", tmp_path / "marian", config | {"model_type": "fsmt"})

@@ -6,7 +6,7 @@ be registered on a machine without torch.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textmill.workers.items import ModelRequest
 
@@ -45,6 +45,15 @@ class DeviceRunner:
 class ModelRunner(DeviceRunner):
     """A model that comes with a tokenizer of the usual kind, on one device."""
 
+    PADS: ClassVar[bool] = True
+    """Whether texts of several lengths are padded to share a batch, if the model takes it."""
+
     def __init__(self, loaded: Loaded) -> None:
+        from textmill.workers.runners import devices
+        from textmill.workers.runners.padding_trial import same_with_padding
+
         super().__init__(loaded.model, loaded.device)
         self._tokenizer = loaded.tokenizer
+        self.takes_padding = not self.PADS or devices.run_on_device(
+            loaded.device, lambda: same_with_padding(loaded.model, loaded.tokenizer, loaded.device)
+        )

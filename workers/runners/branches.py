@@ -21,6 +21,7 @@ import torch
 from textmill.workers.items import DeviceLostError, DeviceOutOfMemoryError
 from textmill.workers.runners.decoding.support import keeps_plain_keys
 from textmill.workers.runners.padding import pad_rows
+from textmill.workers.runners.quantizing import exact_inputs
 
 log = logging.getLogger(__name__)
 
@@ -142,8 +143,9 @@ class BranchModel:
             return False
         alone = [Branched(row.prompt, [branch]) for row in TRIAL for branch in row.branches]
         try:
-            together = [one for row in self.log_likelihoods(TRIAL) for one in row]
-            expected = [one for row in alone for one in self.log_likelihoods([row])[0]]
+            with exact_inputs(self._model):
+                together = [one for row in self.log_likelihoods(TRIAL) for one in row]
+                expected = [one for row in alone for one in self.log_likelihoods([row])[0]]
         except (DeviceLostError, DeviceOutOfMemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:

@@ -72,8 +72,10 @@ class ClassificationRunner(ModelRunner):
         return output
 
     def warm_up(self) -> None:
-        """One small batch of made-up tokens."""
-        item = Item(8, Encoded([self._tokenizer.pad_id] * 8, 8, ClassificationParams()), SOFTMAX)
+        """One small batch of a made-up text; with its special tokens, which BART looks for."""
+        (ids,) = self._tokenizer.encode(["a a a a"])
+        ids = ids or [self._tokenizer.pad_id]
+        item = Item(len(ids), Encoded(ids, len(ids), ClassificationParams()), SOFTMAX)
         self.forward([item] * 4)
 
     def _item(self, ids: list[int], params: ClassificationParams) -> Item:

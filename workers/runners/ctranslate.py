@@ -26,9 +26,10 @@ import torch
 from textmill.core.checkpoints import Checkpoint
 from textmill.core.errors import RecordError
 from textmill.core.locks import open_lock
+from textmill.core.params.seq2seq import INT8_WITH_CTRANSLATE2
 from textmill.core.settings import load_settings
 from textmill.workers.items import DeviceLostError
-from textmill.workers.runners import devices
+from textmill.workers.runners import devices, quantizing
 from textmill.workers.runners.seq2seq_tokens import Seq2SeqTokenizer
 
 log = logging.getLogger(__name__)
@@ -78,6 +79,7 @@ class ConvertedModel:
         self._device = device
         self._checkpoint = checkpoint
         self._type = COMPUTE_TYPES.get(model.dtype, "float32")
+        self._rounded = quantizing.is_quantized(model)
         self._family = str(model.config.model_type)
         self._convert: Any = model
         self._translator: Any = None
@@ -88,6 +90,8 @@ class ConvertedModel:
         """Why this model, device or these settings are nothing for CTranslate2, or None."""
         library = importlib.import_module("ctranslate2")
         converters = importlib.import_module("textmill.workers.runners.ctranslate_convert")
+        if self._rounded:
+            return INT8_WITH_CTRANSLATE2
         if not converters.knows(self._family):
             return f"backend is 'ctranslate2', which has no {self._family} models; leave it out"
         if self._device.type not in ("cpu", "cuda"):
@@ -190,8 +194,8 @@ class ConvertedModel:
 
     def _digest(self) -> str:
         """One name for the same weights, by the files' sizes and times, and the same converter."""
-        files = sorted(self._checkpoint.folder.glob("*.safetensors"))
-        stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+        files = [(path, path.stat()) for path in self._checkpoint.weights]
+        stats = [(path.name, stat.st_size, stat.st_mtime_ns) for path, stat in files]
         facts = (
             CONVERSION,
             str(self._checkpoint.folder.resolve()),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import transformers
@@ -33,6 +33,7 @@ from textmill.workers.runners.records import check_text, own_params, read_each
 MAX_ROWS = {"cpu": 32, "cuda": 256}
 CACHE_SHARE = 0.5  # of the memory that is free beside the weights
 MOST_HELD_TOKENS = 1 << 20
+TRIAL_TOKENS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +46,14 @@ class PromptRequest(DecodeRequest):
 class GenerationRunner(ModelRunner):
     """One loaded generative model on one device. An item is a whole prompt with its answer."""
 
+    PADS: ClassVar[bool] = False
+
     def __init__(self, loaded: Loaded) -> None:
         super().__init__(loaded)
         self._prompts = PromptEncoder(loaded.tokenizer)
         self._eos_ids = find_eos_ids(loaded.model, loaded.tokenizer.source)
+        added = loaded.tokenizer.source.added_tokens_decoder.items()
+        self._control_tokens = {token.content: number for number, token in added if token.special}
         self._grammars = Grammars(loaded.tokenizer.source, self._eos_ids)
         self.max_rows = MAX_ROWS.get(self._device.type, MAX_ROWS["cpu"])
         self.max_held_tokens = cache_tokens(loaded.model, self._device)
@@ -126,13 +131,17 @@ class GenerationRunner(ModelRunner):
         request = PromptRequest(
             prompt.ids,
             params.max_new_tokens,
-            eos_ids=self._eos_ids,
+            eos_ids=self._eos_ids | self._ends_among(params.stop),
             stop=params.stop,
             sampling=_sampling(params, record.record_id),
             constraint=None if schema is None else self._grammars.constraint(schema),
             given_tokens=prompt.given_tokens,
         )
         return [as_item(request, schema)]
+
+    def _ends_among(self, stop: Iterable[str]) -> set[int]:
+        """Control tokens are no text, so one that is to stop is looked for by its id."""
+        return {self._control_tokens[one] for one in stop if one in self._control_tokens}
 
 
 def as_item(request: DecodeRequest, schema: str | None = None) -> Item:
@@ -200,9 +209,25 @@ def find_eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
 
 def cache_tokens(model: Any, device: torch.device) -> int:
     """How many tokens' keys and values fit beside the weights, by the memory that is free now."""
-    config = model.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    token_bytes: int = 2 * config.num_hidden_layers * heads * size * model.dtype.itemsize
+    token_bytes = devices.run_on_device(device, lambda: _token_bytes(model, device))
+    if not token_bytes:
+        return MOST_HELD_TOKENS
     room = int(devices.free_memory_bytes(device) * CACHE_SHARE) // token_bytes
     return max(1, min(room, MOST_HELD_TOKENS))
+
+
+def _token_bytes(model: Any, device: torch.device) -> int:
+    """What a token's keys and values take, by those of a few; 0 for a state that does not grow.
+
+    Configs do not say it of every model: heads may differ from layer to layer, or not be there.
+    """
+    ids = torch.zeros((1, TRIAL_TOKENS), dtype=torch.long, device=device)
+    with torch.inference_mode():
+        cache = getattr(model(input_ids=ids, use_cache=True), "past_key_values", None)
+    kept = [
+        tensor
+        for layer in getattr(cache, "layers", ())
+        for tensor in (getattr(layer, "keys", None), getattr(layer, "values", None))
+        if isinstance(tensor, torch.Tensor)
+    ]
+    return sum(tensor.nbytes for tensor in kept) // TRIAL_TOKENS

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import transformers
 
@@ -49,6 +49,8 @@ class LikelihoodRunner(ModelRunner):
 
     A model that cannot read several labels in one pass gets an item for each label.
     """
+
+    PADS: ClassVar[bool] = False
 
     def __init__(self, loaded: Loaded) -> None:
         super().__init__(loaded)

@@ -22,7 +22,11 @@ def pad_rows(rows: Sequence[Sequence[int]], padding: int, device: torch.device) 
 def pack_ids(
     rows: Sequence[Sequence[int]], pad_id: int, device: torch.device
 ) -> dict[str, torch.Tensor]:
-    """``input_ids`` and ``attention_mask`` of a batch, both (rows, longest)."""
+    """``input_ids`` and ``attention_mask`` of a batch, both (rows, longest).
+
+    The mask is of numbers, as tokenizers make it: some models subtract it from 1.
+    """
     packed = pad_rows(rows, pad_id, device)
     places = torch.arange(packed.shape[1] - 1, device=device)
-    return {"input_ids": packed[:, :-1], "attention_mask": places < packed[:, -1:]}
+    mask = (places < packed[:, -1:]).to(packed.dtype)
+    return {"input_ids": packed[:, :-1], "attention_mask": mask}

@@ -9,6 +9,8 @@ marked the tensors used here as deprecated and has nothing in their place yet.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -31,10 +33,16 @@ class Int8Linear(torch.nn.Module):
             rounded = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
         bias = None if linear.bias is None else linear.bias.detach().float()
         self._packed: Any = torch.ops.quantized.linear_prepack(rounded, bias)
+        # Without numbers: models ask for a weight's shape, and T5 for its dtype.
+        self.weight = torch.empty(weight.shape, dtype=torch.int8, device="meta")
         self.packed_bytes = weight.numel() + 8 * len(scales)
+        self.rounds_inputs = True
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """(…, in) to (…, out)."""
+        if not self.rounds_inputs:
+            weight, bias = torch.ops.quantized.linear_unpack(self._packed)
+            return torch.nn.functional.linear(inputs, weight.dequantize(), bias)
         # The reduced range keeps sums of products within 16 bits, where a CPU has no VNNI.
         found: torch.Tensor = torch.ops.quantized.linear_dynamic(inputs, self._packed, True)
         return found
@@ -56,7 +64,29 @@ def _replace_linears(model: torch.nn.Module) -> None:
             _replace_linears(child)
 
 
+@contextmanager
+def exact_inputs(model: torch.nn.Module) -> Iterator[None]:
+    """Leave inputs unrounded, slowly: outputs do not depend on the batch, and can be compared."""
+    layers = _int8_layers(model)
+    for layer in layers:
+        layer.rounds_inputs = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.rounds_inputs = True
+
+
+def is_quantized(model: torch.nn.Module) -> bool:
+    """Whether the model has layers in int8."""
+    return bool(_int8_layers(model))
+
+
 def memory_bytes(model: Any) -> int:
     """What a model's weights take, layers in int8 included."""
-    packed = sum(m.packed_bytes for m in model.modules() if isinstance(m, Int8Linear))
+    packed = sum(layer.packed_bytes for layer in _int8_layers(model))
     return int(model.get_memory_footprint()) + packed
+
+
+def _int8_layers(model: torch.nn.Module) -> list[Int8Linear]:
+    return [module for module in model.modules() if isinstance(module, Int8Linear)]

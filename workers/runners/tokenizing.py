@@ -44,12 +44,9 @@ class TextTokenizer:
         """Take the model's own limit and padding into account."""
         self.limit = min(self.limit, position_limit(model))
         config = model.config.get_text_config()
-        if self.pad_id is None:
-            # Such a classifier reads the last token that is not padding, and its tokenizer does
-            # not add the end token, so that can be the padding.
-            self.pad_id = next((i for i in (config.pad_token_id, config.eos_token_id) if i), 0)
-        if config.pad_token_id is None:
-            config.pad_token_id = self.pad_id
+        self.pad_id = _padding_id(config, self.pad_id)
+        # Decoders that classify read the last token that is not this one.
+        config.pad_token_id = self.pad_id
         return self
 
     @property
@@ -113,6 +110,18 @@ def load_tokenizer(checkpoint: Checkpoint, files: Mapping[str, Any]) -> TextToke
     return TextTokenizer(tokenizer)
 
 
+def _padding_id(config: Any, tokenizers_own: int | None) -> int:
+    """The model's own padding where it has one: what it skips is not always the tokenizer's.
+
+    Where neither has one it is an end token, which such a tokenizer does not add to texts.
+    """
+    ends = getattr(config, "eos_token_id", None)
+    end = ends[0] if isinstance(ends, list) and ends else ends
+    size = getattr(config, "vocab_size", None) or sys.maxsize
+    candidates = (getattr(config, "pad_token_id", None), tokenizers_own, end)
+    return next((i for i in candidates if isinstance(i, int) and 0 <= i < size), 0)
+
+
 def position_limit(model: Any) -> int:
     """How many tokens the model has positions for.
 
@@ -120,6 +129,8 @@ def position_limit(model: Any) -> int:
     shows by having a padding row.
     """
     positions = getattr(model.config, "max_position_embeddings", None) or UNLIMITED
+    if positions < 0:  # XLNet's way to say that there is no limit
+        return UNLIMITED
     for name, module in model.named_modules():
         padding_row = getattr(module, "padding_idx", None)
         if name.endswith("position_embeddings") and padding_row is not None:

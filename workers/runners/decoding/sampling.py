@@ -15,6 +15,7 @@ import torch
 from textmill.workers.runners.decoding.requests import Sampling
 
 MASK = (1 << 64) - 1
+LEAST_TEMPERATURE = 1e-30  # logits divided by less are no numbers; by this, one token has all
 NUCLEUS_CANDIDATES = 1024  # the nucleus is looked for among so many first; sorting all is slow
 
 
@@ -51,7 +52,7 @@ def draw(
 
 def probabilities(logits: torch.Tensor, samplings: Sequence[Sampling]) -> torch.Tensor:
     """The distribution each row draws from, (rows, vocabulary)."""
-    temperatures = _column([s.temperature for s in samplings], logits)
+    temperatures = _column([max(s.temperature, LEAST_TEMPERATURE) for s in samplings], logits)
     scaled = _keep_top_k(logits / temperatures, [s.top_k for s in samplings])
     scaled = _keep_top_p(scaled, [s.top_p for s in samplings])
     return scaled.softmax(dim=1)

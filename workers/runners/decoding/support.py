@@ -10,6 +10,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from textmill.workers.items import DeviceLostError, DeviceOutOfMemoryError
 from textmill.workers.runners.decoding.forward import SlotModel
+from textmill.workers.runners.quantizing import exact_inputs
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,8 @@ def can_use_slots(model: Any, device: torch.device) -> bool:
     if not keeps_plain_keys(model):
         return False
     try:
-        return _agrees_without_cache(model, device)
+        with exact_inputs(model):
+            return _agrees_without_cache(model, device)
     except (DeviceLostError, DeviceOutOfMemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:

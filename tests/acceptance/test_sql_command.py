@@ -16,6 +16,8 @@ import psutil
 import psycopg
 import pytest
 
+from textmill.producer.cli.main import main
+
 from ..servers import wait_until
 from .conftest import FAKE, TEXTMILL, Shell, assert_user_error
 from .disks import DiskShell
@@ -34,6 +36,30 @@ def filled(request: pytest.FixtureRequest) -> Iterator[Shell]:
     yield given
 
 
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def sql(filled: Shell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """``textmill sql …`` in this process: a process for each would take minutes."""
+    for name in filled.env.keys() - os.environ.keys():
+        monkeypatch.setenv(name, filled.env[name])
+    monkeypatch.chdir(filled.folder)
+
+    def run(*words: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["textmill", "sql", *map(str, words)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return subprocess.CompletedProcess(words, code, *capsys.readouterr())
+
+    return run
+
+
 def hostile(shell: Shell) -> str:
     if "TEXTMILL_DATABASE_URL" in shell.env:
         return HOSTILE
@@ -49,34 +75,34 @@ def test_a_query_is_answered_and_starts_nothing(filled: Shell) -> None:
         ]
 
 
-def test_the_statement_comes_from_a_file_or_stdin(filled: Shell) -> None:
+def test_the_statement_comes_from_a_file_or_stdin(filled: Shell, sql: Run) -> None:
     query = "SELECT total_records + :more AS n\nFROM jobs -- one line\nWHERE id > :id"
     file = filled.write("query.sql", "\ufeff" + query)
     values = ["--param", "more=5", "-p", "id=0", "--json"]
     for done in (
-        filled.run("sql", "--file", file, *values),
-        filled.run("sql", *values, stdin=query),
-        filled.run("sql", "-f", "-", *values, stdin=query),
+        sql("--file", file, *values),
+        sql(*values, stdin=query),
+        sql("-f", "-", *values, stdin=query),
     ):
         assert (done.stdout, done.stderr) == ('{"n":7}\n', "")
-    assert_user_error(filled.run("sql", "SELECT 1", "--file", file), "one of the two")
-    assert_user_error(filled.run("sql", "-f", "nosuch.sql"), "nosuch.sql: No such file")
-    assert_user_error(filled.run("sql", "-f", filled.write("x", b"\xff")), "not UTF-8 at byte 0")
-    assert_user_error(filled.run("sql", stdin=""), "statement is empty")
+    assert_user_error(sql("SELECT 1", "--file", file), "one of the two")
+    assert_user_error(sql("-f", "nosuch.sql"), "nosuch.sql: No such file")
+    assert_user_error(sql("-f", filled.write("x", b"\xff")), "not UTF-8 at byte 0")
+    assert_user_error(sql(stdin=""), "statement is empty")
 
 
-def test_every_format_keeps_every_value(filled: Shell) -> None:
+def test_every_format_keeps_every_value(filled: Shell, sql: Run) -> None:
     query = hostile(filled)
     row = {"a b": 'a,"b"\r\né', "n": None, "e": "", "f": 0.5}
-    assert json.loads(filled.run("sql", query, "--format", "json").stdout) == [row]
-    assert json.loads(filled.run("sql", query, "--format", "jsonl").stdout) == row
+    assert json.loads(sql(query, "--format", "json").stdout) == [row]
+    assert json.loads(sql(query, "--format", "jsonl").stdout) == row
     for words in (
         ["--format", "csv"],
         ["--out", "a.csv"],
         ["--out", "a.json"],
         ["--out", "b.jsonl"],
     ):
-        assert filled.run("sql", query, *words).returncode == 0
+        assert sql(query, *words).returncode == 0
     printed = subprocess.run(
         [TEXTMILL, "sql", query, "--format", "csv"], env=filled.env, capture_output=True, check=True
     ).stdout
@@ -88,55 +114,54 @@ def test_every_format_keeps_every_value(filled: Shell) -> None:
     assert json.loads((filled.folder / "a.json").read_text()) == [row]
     assert json.loads((filled.folder / "b.jsonl").read_text()) == row
     none = "SELECT id FROM jobs WHERE id = ''"
-    assert filled.run("sql", none, "--format", "json").stdout == "[]\n"
-    assert filled.run("sql", none, "--format", "csv").stdout == "id\n"
+    assert sql(none, "--format", "json").stdout == "[]\n"
+    assert sql(none, "--format", "csv").stdout == "id\n"
 
 
-def test_a_file_that_exists_or_has_no_place_is_left(filled: Shell) -> None:
+def test_a_file_that_exists_or_has_no_place_is_left(filled: Shell, sql: Run) -> None:
     there = filled.write("there.csv", "mine")
-    assert_user_error(filled.run("sql", "SELECT 1", "--out", there), "there.csv exists")
+    assert_user_error(sql("SELECT 1", "--out", there), "there.csv exists")
     assert there.read_text() == "mine"
-    assert_user_error(filled.run("sql", "SELECT 1", "--out", "no/a.csv"), "cannot write to no")
-    assert_user_error(
-        filled.run("sql", "SELECT 1", "--out", "a.txt"), "no known format", "--format"
-    )
-    assert_user_error(filled.run("sql", "SELECT 1", "--format", "jsnl"), "did you mean 'jsonl'")
-    assert_user_error(filled.run("sql", "SELECT 1", "--format", "table", "--out", "a"), "--out a")
+    assert_user_error(sql("SELECT 1", "--out", "no/a.csv"), "cannot write to no")
+    assert_user_error(sql("SELECT 1", "--out", "a.txt"), "no known format", "--format")
+    assert_user_error(sql("SELECT 1", "--format", "jsnl"), "did you mean 'jsonl'")
+    assert_user_error(sql("SELECT 1", "--format", "table", "--out", "a"), "--out a")
 
 
-def test_a_query_that_fails_leaves_no_file(filled: Shell) -> None:
+def test_a_query_that_fails_leaves_no_file(filled: Shell, sql: Run) -> None:
     before = sorted(filled.folder.iterdir())
     bad = "SELECT 1 / (5 - i) FROM generate_series(1, 9) AS i"
     if "TEXTMILL_DATABASE_URL" not in filled.env:
         bad = FOREVER.format("CASE WHEN i > 3 THEN abs(-9223372036854775808) ELSE i END")
-    done = filled.run("sql", bad, "--out", "a.csv")
+    done = sql(bad, "--out", "a.csv")
     assert_user_error(done, "the database cannot run the statement")
     assert sorted(filled.folder.iterdir()) == before
 
 
-def test_a_table_fits_the_terminal_and_says_what_is_left_out(filled: Shell) -> None:
-    filled.env["COLUMNS"] = "60"
+def test_a_table_fits_the_terminal_and_says_what_is_left_out(
+    sql: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
     many = "WITH n(i) AS (VALUES (1), (2), (3), (4))"
     cells = "i, 'x' AS short, 1.5 AS f, NULL AS n, name, params, model, dtype"
     query = f"{many} SELECT {cells} FROM n, jobs ORDER BY i"
-    done = filled.run("sql", query, "--format", "table", "--limit", "3")
+    done = sql(query, "--format", "table", "--limit", "3")
     lines = done.stdout.splitlines()
     assert lines[0].split() == ["i", "short", "f", "n", "name", "params", "model", "dtype"]
     assert [line.split()[:4] for line in lines[1:]] == [[n, "x", "1.5", "NULL"] for n in "123"]
     assert max(map(len, lines)) <= 60
     assert done.stderr == "the first 3 rows; --limit 0 for all, --out FILE to keep them\n"
-    long = filled.run(
-        "sql", f"SELECT name, '{'y' * 90}' AS y FROM jobs", "--format", "table"
+    long = sql(f"SELECT name, '{'y' * 90}' AS y FROM jobs", "--format", "table"
     ).stdout
     assert "\x1b" not in long
     assert "\u202e" not in long
     assert long.splitlines()[1].endswith("yyy…")
     assert len(long.splitlines()[1]) <= 60
-    none = filled.run("sql", "SELECT * FROM jobs WHERE id = ''", "--format", "table")
+    none = sql("SELECT * FROM jobs WHERE id = ''", "--format", "table")
     assert (none.stdout, none.stderr) == ("", "no rows\n")
 
 
-def test_what_is_wrong_takes_one_line(filled: Shell) -> None:
+def test_what_is_wrong_takes_one_line(filled: Shell, sql: Run) -> None:
     for statement, *parts in (
         ["DELETE FROM jobs", "connection is read-only"],
         ["SELECT 1; DELETE FROM jobs", "one statement at a time"],
@@ -145,12 +170,12 @@ def test_what_is_wrong_takes_one_line(filled: Shell) -> None:
         ["SELECT * FROM job", "did you mean 'jobs'"],
         ["SELECT :a", "no value for it"],
     ):
-        done = filled.run("sql", statement)
+        done = sql(statement)
         assert_user_error(done, *parts)
         assert done.stderr.count("\n") == 1, done.stderr
         assert done.stdout == ""
     for value in ("a", "a b=1", "=1"):
-        assert_user_error(filled.run("sql", "SELECT :a", "-p", value), value, "NAME=VALUE")
+        assert_user_error(sql("SELECT :a", "-p", value), value, "NAME=VALUE")
     assert len(filled.rows("jobs")) == 1
 
 

@@ -27,6 +27,10 @@ class InputError(InvalidJobError):
     """The input cannot be read as records; the message names the file and the line."""
 
 
+class QueryError(InvalidJobError):
+    """A person's SQL cannot be run, or would do more than read."""
+
+
 class JobNotFoundError(InvalidJobError):
     """No job has this id or name."""
 

@@ -34,6 +34,10 @@ class Settings(BaseSettings):
     database_url: str | None = Field(
         default=None, description="SQLAlchemy URL (default: SQLite in the data folder)"
     )
+    sql_database_url: str | None = Field(
+        default=None,
+        description="what `textmill sql` asks instead: with a role that only reads",
+    )
     broker_url: str | None = Field(
         default=None, description="redis:// or rediss:// URL (default: the bundled Valkey)"
     )
@@ -140,10 +144,21 @@ class Settings(BaseSettings):
         """The database's URL; PostgreSQL always through psycopg 3."""
         if self.database_url is None:
             return f"sqlite:///{self.home / 'textmill.db'}"
-        for prefix in ("postgresql://", "postgres://"):
-            if self.database_url.startswith(prefix):
-                return "postgresql+psycopg://" + self.database_url.removeprefix(prefix)
-        return self.database_url
+        return _through_psycopg(self.database_url)
+
+    @property
+    def read_database_url(self) -> str:
+        """The URL that a person's own SQL is sent to."""
+        if self.sql_database_url is None:
+            return self.effective_database_url
+        return _through_psycopg(self.sql_database_url)
+
+
+def _through_psycopg(url: str) -> str:
+    for prefix in ("postgresql://", "postgres://"):
+        if url.startswith(prefix):
+            return "postgresql+psycopg://" + url.removeprefix(prefix)
+    return url
 
 
 def _explain(detail: ErrorDetails) -> str:

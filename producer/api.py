@@ -21,6 +21,7 @@ from textmill.db.rerun import rerun_job
 from textmill.db.retry import retry_job
 from textmill.db.schema import ensure_schema
 from textmill.db.session import Database
+from textmill.db.sql import TIMEOUT_SECONDS, Answer, ask
 from textmill.producer.readers import (
     ReadOptions,
     RecordReader,
@@ -278,3 +279,14 @@ def _files_of(inputs: Inputs) -> list[str | Path]:
 def results(job: str, **wanted: Any) -> Iterator[Result]:
     """The rows of a job by its id; see ``Job.results``."""
     return Job(job).results(**wanted)
+
+
+def sql(statement: str, /, *, timeout: float = TIMEOUT_SECONDS, **params: Any) -> Answer:
+    """The rows of one query as dictionaries, read as they are asked for; ``:name`` is a parameter.
+
+    ``sql("SELECT record_id FROM results WHERE score > :min", min=0.9)``. The connection can only
+    read. ``timeout`` is how many seconds the next rows may take, 0: any time. Raises
+    InvalidJobError if the statement is wrong or would write, ServiceUnavailableError if the
+    database is away.
+    """
+    return ask(load_settings(), statement, params, timeout_seconds=timeout)

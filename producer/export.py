@@ -57,7 +57,7 @@ def write_results(
         )
     if out is None:
         return writer(sys.stdout, rows, extra_columns)
-    with _whole_file(out) as file:
+    with whole_file(out) as file:
         return writer(file, rows, extra_columns)
 
 
@@ -73,7 +73,7 @@ def kind_of(out: Path) -> str:
 
 
 @contextmanager
-def _whole_file(out: Path) -> Iterator[IO[str]]:
+def whole_file(out: Path) -> Iterator[IO[str]]:
     """A file beside ``out`` that takes its name at the end."""
     if out.exists():
         raise InvalidJobError(f"{out} exists; choose another name or remove it first")

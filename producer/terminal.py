@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
+
+# Other people's texts may hold what moves the cursor, turns the line round, or is no character.
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def say(message: str = "") -> None:
@@ -22,9 +26,11 @@ def emit_json(value: Any) -> None:
     sys.stdout.flush()
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, right: str = "") -> str:
-    """Plain aligned columns; ``right`` names the headers whose cells align right, by comma."""
-    to_right = set(right.split(","))
+def table(
+    headers: Sequence[str], rows: Sequence[Sequence[str]], *, right: str | Collection[str] = ""
+) -> str:
+    """Plain aligned columns; ``right`` names the headers whose cells align right, also by comma."""
+    to_right = set(right.split(",") if isinstance(right, str) else right)
     widths = [
         max([len(header), *(len(row[at]) for row in rows)]) for at, header in enumerate(headers)
     ]
@@ -75,5 +81,5 @@ def ago(timestamp: float | None) -> str:
 
 def shorten(text: str, width: int) -> str:
     """One line of at most ``width`` characters."""
-    line = " ".join(text.split())
+    line = UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", " ".join(text.split()))
     return line if len(line) <= width else line[: max(1, width - 1)] + "…"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from textmill.core.errors import InvalidJobError, ServiceUnavailableError, TextmillError
-    from textmill.producer.api import Job, results, submit
+    from textmill.producer.api import Job, results, sql, submit
 
 __all__ = [
     "InvalidJobError",
@@ -22,6 +22,7 @@ __all__ = [
     "ServiceUnavailableError",
     "TextmillError",
     "results",
+    "sql",
     "submit",
 ]
 

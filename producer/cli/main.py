@@ -17,6 +17,7 @@ from textmill.producer.cli import (
     jobs,
     results,
     run,
+    sql,
     submit,
     sweep,
     tasks,
@@ -52,6 +53,7 @@ app.command("jobs")(jobs.list_jobs)
 app.command("show")(jobs.show)
 app.command("watch")(watch.watch)
 app.command("results")(results.results)
+app.command("sql")(sql.sql)
 app.command("cancel")(jobs.cancel)
 app.command("pause")(jobs.pause)
 app.command("resume")(jobs.resume)

@@ -25,7 +25,7 @@ def _commands() -> list[list[str]]:
 def test_the_commands_are_those_of_the_design() -> None:
     names = {words[0] for words in _commands()}
     jobs = {"run", "submit", "jobs", "show", "watch", "results", "cancel", "pause", "resume"}
-    assert names == jobs | {"retry", "worker", "up", "sweep", "db", "doctor", "tasks"}
+    assert names == jobs | {"retry", "worker", "up", "sweep", "db", "doctor", "tasks", "sql"}
 
 
 @pytest.mark.parametrize("words", _commands(), ids=" ".join)

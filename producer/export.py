@@ -57,7 +57,7 @@ def write_results(
         )
     if out is None:
         return writer(sys.stdout, rows, extra_columns)
-    with _whole_file(out) as file:
+    with whole_file(out) as file:
         return writer(file, rows, extra_columns)
 
 
@@ -72,11 +72,16 @@ def kind_of(out: Path) -> str:
     return kind
 
 
-@contextmanager
-def _whole_file(out: Path) -> Iterator[IO[str]]:
-    """A file beside ``out`` that takes its name at the end."""
+def refuse_existing(out: Path) -> None:
+    """Raise InvalidJobError for a file that an export would replace."""
     if out.exists():
         raise InvalidJobError(f"{out} exists; choose another name or remove it first")
+
+
+@contextmanager
+def whole_file(out: Path) -> Iterator[IO[str]]:
+    """A file beside ``out`` that takes its name at the end."""
+    refuse_existing(out)
     try:
         handle, name = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")
     except OSError as error:

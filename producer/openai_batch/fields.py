@@ -6,6 +6,7 @@ makes its line an error row. A field that is null counts as not given.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -41,8 +42,8 @@ def invalid(field: str, value: Any, expected: str) -> FieldError:
 
 
 def shown(value: Any) -> str:
-    """A value for a message."""
-    text = "null" if value is None else repr(value)
+    """A value for a message, as the file has it."""
+    text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else f"{text[:59]}…"
 
 

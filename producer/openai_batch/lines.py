@@ -33,9 +33,9 @@ class LineBuilder(RecordBuilder):
         if OPENAI_COLUMN in values:
             problem = f"the key {OPENAI_COLUMN!r} is taken; give it another name"
         elif not isinstance(method, str) or method.upper() != METHOD:
-            problem = f"method is {shown(method)}; expected {METHOD!r}"
+            problem = f"method is {shown(method)}; expected {shown(METHOD)}"
         elif not isinstance(url, str):
-            problem = f"url is {shown(url)}; expected a text such as '/v1/chat/completions'"
+            problem = f'url is {shown(url)}; expected a text such as "/v1/chat/completions"'
         elif not isinstance(body, dict):
             problem = f"body is {shown(body)}; expected an object"
         else:

@@ -242,7 +242,7 @@ def test_errors_are_in_a_file_of_their_own(database: Database, tmp_path: Path) -
     assert "line 3" in broken["error"]["message"]
     assert unsupported["response"]["status_code"] == 400
     error = unsupported["response"]["body"]["error"]
-    assert error.pop("message").endswith("expected False, or no such field")
+    assert error.pop("message").endswith("expected false, or no such field")
     assert error == {
         "type": "invalid_request_error",
         "param": "logprobs",

@@ -246,8 +246,8 @@ NOT_READ = "unsupported_parameter"
     [
         ({"role": "user", "content": [IMAGE]}, NOT_READ, "messages[0].content[0] is of the type"),
         ({"role": "user", "content": [TEXT, SOUND]}, NOT_READ, "messages[0].content[1]"),
-        ({"role": "user", "content": [SOUND]}, NOT_READ, "'input_audio'; only texts can be read"),
-        ({"role": "user", "content": "a", "name": "Ada"}, NOT_READ, "messages[0].name is 'Ada'"),
+        ({"role": "user", "content": [SOUND]}, NOT_READ, '"input_audio"; only texts can be read'),
+        ({"role": "user", "content": "a", "name": "Ada"}, NOT_READ, 'messages[0].name is "Ada"'),
         ({"role": "assistant", "tool_calls": [{"id": "c"}]}, NOT_READ, "messages[0].tool_calls"),
         ({"role": "function", "content": "a"}, "invalid_messages", "role 'function'"),
         ({"role": "user"}, "invalid_messages", "message 1 has no content"),

@@ -232,7 +232,7 @@ def test_a_line_that_cannot_be_honoured_is_an_error_row(tmp_path: Path) -> None:
     first, second, third, fourth = read(path)
     assert first == BadRecord(
         *(0, "a", "unsupported_parameter"),
-        f"{path}, line 1: logprobs is True, which is not supported; expected False, or no such "
+        f"{path}, line 1: logprobs is true, which is not supported; expected false, or no such "
         "field",
         {"openai": {"model": "gpt-4o-mini", "param": "logprobs"}},
     )
@@ -356,11 +356,11 @@ def test_a_custom_id_that_comes_twice_is_told_with_both_lines(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("given", "part"),
     [
-        ({**line("x"), "method": "GET"}, "line 2: method is 'GET'; expected 'POST'"),
-        ({**line("x"), "method": None}, "line 2: method is null; expected 'POST'"),
+        ({**line("x"), "method": "GET"}, 'line 2: method is "GET"; expected "POST"'),
+        ({**line("x"), "method": None}, 'line 2: method is null; expected "POST"'),
         ({**line("x"), "url": 5}, "line 2: url is 5; expected a text such as"),
         ({**line("x"), "body": []}, "line 2: body is []; expected an object"),
-        (line(""), "line 2: custom_id is ''; expected a text, another one in each line"),
+        (line(""), 'line 2: custom_id is ""; expected a text, another one in each line'),
         (line(7), "line 2: custom_id is 7; expected a text"),
         ({**line("x"), "openai": 1}, "line 2: the key 'openai' is taken"),
         ("{", "line 2: the line is not JSON"),

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,20 +92,24 @@ def _without_ids(text: str) -> str:
     return text
 
 
+def _lines(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 def _decode(vector: str) -> np.ndarray:
     return np.frombuffer(base64.b64decode(vector), "<f4")
 
 
 def _check_answers(folder: Path) -> None:
     """What the page says of them, as the official package sees it."""
-    answers = [json.loads(line) for line in (folder / "answers.jsonl").open()]
+    answers = _lines(folder / "answers.jsonl")
     chats = [ChatCompletion.model_validate(one["response"]["body"]) for one in answers]
     assert [len(chat.choices) for chat in chats] == [1, 2, 1]
     assert json.loads(chats[2].choices[0].message.content or "") == {
         "name": "Ada Lovelace",
         "age": 20,
     }
-    first, second = (json.loads(line) for line in (folder / "vectors.out.jsonl").open())
+    first, second = _lines(folder / "vectors.out.jsonl")
     response = CreateEmbeddingResponse.model_validate(first["response"]["body"])
     assert [len(one.embedding) for one in response.data] == [4, 4]
     shown = json.loads(next(line for line in PAGE.splitlines() if '"doc-2","response"' in line))

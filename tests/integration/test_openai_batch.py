@@ -284,11 +284,12 @@ def test_lines_that_are_not_whole_yet_are_left_out(database: Database, tmp_path:
 
 
 def test_files_that_exist_stay_as_they_are(database: Database, tmp_path: Path) -> None:
-    job_id = load(database, tmp_path, line("a", CHAT, messages=HELLO, logprobs=True)).job_id
     (tmp_path / "out.errors.jsonl").write_text("mine")
-    with pytest.raises(InvalidJobError, match=r"out\.errors\.jsonl exists; choose another"):
-        export(database, job_id, tmp_path / "out.jsonl")
-    assert not (tmp_path / "out.jsonl").exists()
+    for fields in ({"logprobs": True}, {}):  # errors of another export are no part of this one
+        job_id = load(database, tmp_path, line("a", CHAT, messages=HELLO, **fields)).job_id
+        with pytest.raises(InvalidJobError, match=r"out\.errors\.jsonl exists; choose another"):
+            export(database, job_id, tmp_path / "out.jsonl")
+        assert not (tmp_path / "out.jsonl").exists()
     (tmp_path / "out.errors.jsonl").rename(tmp_path / "out.jsonl")
     with pytest.raises(InvalidJobError, match=r"out\.jsonl exists; choose another"):
         export(database, job_id, tmp_path / "out.jsonl")

@@ -336,6 +336,17 @@ def test_a_model_serves_every_name(tmp_path: Path) -> None:
         assert reader.census.describe().endswith("models a, b -> ./m")
 
 
+def test_nothing_more_is_made_of_a_file_that_cannot_be_a_job(tmp_path: Path) -> None:
+    """It is read to its end for the message, and would be written in vain."""
+    lines = [line("1"), line("2", VECTORS), *(line(str(n)) for n in range(3, 9))]
+    with open_one(write(tmp_path / "batch.jsonl", *lines)) as reader:
+        plan(reader, model="m")
+        made = []
+        with pytest.raises(InputError, match="7 lines: 1, 3, 4, 5, 6"):
+            made.extend(reader)
+        assert [record.record_id for record in made] == ["1"]
+
+
 def test_mixed_endpoints_are_told_with_their_lines(tmp_path: Path) -> None:
     lines = [line("1"), line("2", VECTORS), line("3"), *(line(f"x{n}", VECTORS) for n in range(6))]
     lines.append(line("9", "/chat/completions", messages=[{"role": "user", "content": "a"}]))

@@ -83,11 +83,12 @@ def _as_text(column: str, value: Any) -> str:
     )
 
 
-def read_chat(value: Any) -> Chat:
+def read_chat(value: Any, *, any_end: bool = False) -> Chat:
     """A row's messages, checked; raises RecordError that says which message is wrong.
 
     ``value`` is a list of objects, or that list as a JSON text (from CSV, which has no lists).
-    A content in parts of text becomes one text, the parts on lines of their own.
+    A content in parts of text becomes one text, the parts on lines of their own. Unless
+    ``any_end``, the last message is one that asks for an answer.
     """
     if isinstance(value, str):
         value = _parse_json(value)
@@ -96,7 +97,7 @@ def read_chat(value: Any) -> Chat:
         raise _refuse(f"the messages are {found}; expected a list with one object for each message")
     chat = [_read_message(number, message) for number, message in enumerate(value, 1)]
     last = chat[-1]
-    if last["role"] not in ANSWERED:
+    if last["role"] not in ANSWERED and not any_end:
         raise _refuse(
             f"message {len(chat)}, the last one, is of the {last['role']}; expected one that asks "
             "for an answer, of the user or a tool"

@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 from textmill.core import generators
 from textmill.core.errors import ConfigurationError, InvalidJobError, RecordError
 from textmill.core.params import (
+    OPENAI_COLUMN,
     ClassificationParams,
     EmbeddingsParams,
     GenerationParams,
@@ -168,7 +169,10 @@ def read_own_params(
     """A row's own values of options, checked together with the job's; None if it has none.
 
     A cell that is empty or null leaves the job's value. Raises RecordError that names the column.
+    A row of an OpenAI batch has them in one column, as they were checked when it was read.
     """
+    if params.openai_batch is not None:
+        return (row.get(OPENAI_COLUMN) or {}).get("params")
     columns = params.own_columns
     own = {option: row.get(column) for option, column in columns.items()}
     own = {option: value for option, value in own.items() if value is not None and value != ""}

@@ -138,7 +138,7 @@ def _check_inputs(connection: Connection, job: Row[Any]) -> None:
         own = payloads.c.chunk_id == chunk_id
         data = connection.scalar(select(payloads.c.data).where(own)) or b""
         for record in decode_payload(data):
-            if record.params and not params.own_columns:
+            if record.params and not params.reads_own:
                 raise _input_missing(job, f"record {record.record_id!r} has parameters of its own")
         connection.execute(delete(payloads).where(own))
 
@@ -157,7 +157,7 @@ def _take_inputs(connection: Connection, job: Row[Any]) -> Iterator[Record]:
     """
     task = get_task(job.task)
     params = validate_params(task, job.params)
-    own = partial(read_own_params, task, params) if params.own_columns else lambda extra: None
+    own = partial(read_own_params, task, params) if params.reads_own else lambda extra: None
     row = results.c
     field = params.text_field()
     page = (

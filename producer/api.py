@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,10 +24,17 @@ from textmill.db.retry import retry_job
 from textmill.db.schema import ensure_schema
 from textmill.db.session import Database
 from textmill.db.sql import TIMEOUT_SECONDS, Answer, ask
+from textmill.producer.openai_batch import (
+    BatchReader,
+    open_batch,
+    open_batch_objects,
+    plan_batch,
+    refuse_aliases,
+)
 from textmill.producer.readers import (
     ReadOptions,
-    RecordReader,
     RecordRules,
+    Records,
     open_records,
     records_from_objects,
 )
@@ -44,6 +53,8 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.2
 COLUMN = "_column"
+DEFAULT_TASK = "classification"
+DEFAULT_TASK = "classification"
 
 Inputs = str | Path | Sequence[str | Path] | Iterable[Mapping[str, Any]]
 
@@ -187,8 +198,9 @@ class Job:
 def submit(
     inputs: Inputs,
     *,
-    task: str = "classification",
-    model: str | Path,
+    task: str | None = None,
+    model: str | Path | None = None,
+    model_alias: Mapping[str, str | Path] | None = None,
     id_column: str | None = None,
     limit: int | None = None,
     skip_bad: bool = False,
@@ -209,30 +221,18 @@ def submit(
     ``FIELD_column`` among them names the column of a field that the task reads, such as
     ``text_column="body"``; by default it is guessed where it is certain. ``OPTION_column`` names
     the column of each record's own value of an option, where the task takes such.
-    ``inputs`` is a file, a list of files, or an iterable of mappings with columns. Raises
-    InvalidJobError for anything wrong with the job or its input, and then leaves nothing behind;
-    ServiceUnavailableError if the database is away. A broker that is away is no error: the job is
-    in SQL, and is dispatched when the broker is back.
+    ``inputs`` is a file, a list of files, or an iterable of mappings with columns. An OpenAI batch
+    is recognised by its first line: its task and model come from it, and ``model_alias`` says which
+    model a name in it means. Raises InvalidJobError for anything wrong with the job or its input,
+    and then leaves nothing behind; ServiceUnavailableError if the database is away. A broker that
+    is away is no error: the job is in SQL, and is dispatched when the broker is back.
     """
     session = _session()
     named = {name: params.pop(name) for name in list(params) if name.endswith(COLUMN)}
     columns = {
         name.removesuffix(COLUMN): column for name, column in named.items() if column is not None
     }
-    spec = JobSpec(
-        task=task,
-        model=str(model),
-        params=params | take_own_columns(get_task(task), columns),
-        revision=revision,
-        dtype=dtype,
-        allow_pickle=allow_pickle,
-        trust_remote_code=trust_remote_code,
-        name=name or name_after(_files_of(inputs) or []),
-        queue=queue,
-        priority=parse_priority(priority),
-        key=key,
-        max_error_rate=max_error_rate,
-    )
+    job_name = name or name_after(_files_of(inputs))
     reading = ReadOptions(
         columns=columns,
         id_column=id_column,
@@ -240,21 +240,76 @@ def submit(
         limit=limit,
         skip_bad=skip_bad,
     )
-    spec, rules = validate_spec(spec, session.settings)
-    with _open(inputs, rules, reading) as reader:
-        submitted = submit_job(
-            session.database,
-            session.publisher,
-            spec,
-            reader,
-            lease_seconds=session.settings.lease_seconds,
+    batch, inputs = _find_batch(inputs, reading)
+    with batch or nullcontext():
+        task, model, params = _plan(batch, task, model, model_alias, params, columns, id_column)
+        spec = JobSpec(
+            task=task,
+            model=model,
+            params=params,
+            revision=revision,
+            dtype=dtype,
+            allow_pickle=allow_pickle,
+            trust_remote_code=trust_remote_code,
+            name=job_name,
+            queue=queue,
+            priority=parse_priority(priority),
+            key=key,
+            max_error_rate=max_error_rate,
         )
+        spec, rules = validate_spec(spec, session.settings)
+        with batch or _open(inputs, rules, replace(reading, columns=columns)) as reader:
+            submitted = submit_job(
+                session.database,
+                session.publisher,
+                spec,
+                reader,
+                lease_seconds=session.settings.lease_seconds,
+            )
     job = Job(submitted.job_id)
     job.existing = submitted.existing
     return job
 
 
-def _open(inputs: Inputs, rules: RecordRules, reading: ReadOptions) -> RecordReader:
+def _find_batch(inputs: Inputs, reading: ReadOptions) -> tuple[BatchReader | None, Inputs]:
+    """The OpenAI batch that the inputs are, if they are one; else the inputs, untouched."""
+    if files := _files_of(inputs):
+        return open_batch(files, reading), inputs
+    if isinstance(inputs, Mapping) or hasattr(inputs, "to_dict"):
+        return None, inputs
+    return open_batch_objects(inputs, reading)  # type: ignore[arg-type]
+
+
+def _plan(
+    batch: BatchReader | None,
+    task: str | None,
+    model: str | Path | None,
+    aliases: Mapping[str, str | Path] | None,
+    params: dict[str, Any],
+    columns: dict[str, str],
+    id_column: str | None,
+) -> tuple[str, str, dict[str, Any]]:
+    """The job's task, model and parameters; those of ``columns`` that are for options are taken."""
+    if batch is not None:
+        plan = plan_batch(
+            batch,
+            task=task,
+            model=str(model or ""),
+            aliases={name: str(folder) for name, folder in (aliases or {}).items()},
+            params=params,
+            columns=columns,
+            id_column=id_column,
+        )
+        return plan.task, plan.model, plan.params
+    if aliases:
+        raise refuse_aliases("the input")
+    if model is None:
+        raise InvalidJobError("no model is given; expected a folder, a GGUF file or a hub name")
+    task = task or DEFAULT_TASK
+    return task, str(model), params | take_own_columns(get_task(task), columns)
+
+
+def _open(inputs: Inputs, rules: RecordRules, reading: ReadOptions) -> Records:
     fields, files = rules.params.fields(), _files_of(inputs)
     if files:
         return open_records(files, fields, reading, rules)

@@ -72,11 +72,16 @@ def kind_of(out: Path) -> str:
     return kind
 
 
+def refuse_existing(out: Path) -> None:
+    """Raise InvalidJobError for a file that an export would replace."""
+    if out.exists():
+        raise InvalidJobError(f"{out} exists; choose another name or remove it first")
+
+
 @contextmanager
 def whole_file(out: Path) -> Iterator[IO[str]]:
     """A file beside ``out`` that takes its name at the end."""
-    if out.exists():
-        raise InvalidJobError(f"{out} exists; choose another name or remove it first")
+    refuse_existing(out)
     try:
         handle, name = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")
     except OSError as error:

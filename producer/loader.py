@@ -23,7 +23,7 @@ from textmill.db.loading import ChunkCutter, NewChunk
 from textmill.db.payloads import encode_record
 from textmill.db.results import ResultRow, to_json, write_results
 from textmill.db.session import Database
-from textmill.producer.readers import IdCheck, RecordReader
+from textmill.producer.readers import IdCheck, Records
 
 R = TypeVar("R")
 OnWait = Callable[[str], None]
@@ -104,7 +104,7 @@ class Loader:
         self._lease_seconds = lease_seconds
         self._batch = _Batch()
 
-    def load(self, reader: RecordReader) -> JobStatus:
+    def load(self, reader: Records) -> JobStatus:
         """Write everything and accept the job; returns the status it has then."""
         with IdCheck() as ids, self._renewing():
             check: Callable[[str, int], None] | None = ids.add if reader.id_column else None

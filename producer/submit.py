@@ -34,7 +34,7 @@ from textmill.db.dispatch import fill_window, publish, window_size
 from textmill.db.session import Database
 from textmill.producer.loader import InputDigest, Loader, OnWait, Progress, encode_input
 from textmill.producer.model_check import check_model
-from textmill.producer.readers import IdCheck, RecordReader, RecordRules
+from textmill.producer.readers import IdCheck, RecordRules, Records
 
 POLL_SECONDS = 0.25
 QUEUE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -102,7 +102,7 @@ def submit_job(
     database: Database,
     publisher: Publisher,
     spec: JobSpec,
-    reader: RecordReader,
+    reader: Records,
     *,
     lease_seconds: float = 60,
     progress: Progress | None = None,
@@ -134,7 +134,7 @@ def submit_job(
 
 
 def _create_job(
-    database: Database, spec: JobSpec, reader: RecordReader, lease_seconds: float, on_wait: OnWait
+    database: Database, spec: JobSpec, reader: Records, lease_seconds: float, on_wait: OnWait
 ) -> str | Row[Any]:
     """The new job's id, or the earlier job that holds the key."""
     while True:
@@ -190,7 +190,7 @@ def _wait_for_earlier(database: Database, key: str, on_wait: OnWait) -> Row[Any]
         dead_loads.remove_dead_loads(database)
 
 
-def _same_job(job: Row[Any], spec: JobSpec, reader: RecordReader) -> Submitted:
+def _same_job(job: Row[Any], spec: JobSpec, reader: Records) -> Submitted:
     """The earlier job of the key if its input is the same; raises JobConflictError."""
     digest = InputDigest(spec)
     for record in reader:
@@ -203,7 +203,7 @@ def _same_job(job: Row[Any], spec: JobSpec, reader: RecordReader) -> Submitted:
     return Submitted(job.id, job.total_records, job.error_records, existing=True)
 
 
-def iter_dry(reader: RecordReader) -> Iterator[Record | BadRecord]:
+def iter_dry(reader: Records) -> Iterator[Record | BadRecord]:
     """Every record, with duplicate ids found, and nothing written (``--dry-run``)."""
     with IdCheck() as ids:
         for record in reader:

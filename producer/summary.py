@@ -217,6 +217,9 @@ def next_steps(summary: Summary, settings: Settings) -> list[str]:
     if summary.labels:
         label = shlex.quote(summary.labels[-1].label)
         lines.append(f"next      textmill results {job_id} --label {label} --min-score 0.9")
+    elif summary.job.params.get("openai_batch"):
+        export = "--format openai-batch --out answers.jsonl"
+        lines.append(f"next      textmill results {job_id} {export}")
     elif summary.job.done_records:
         lines.append(f"next      textmill results {job_id}")
     if summary.job.error_records:

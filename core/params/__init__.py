@@ -3,7 +3,7 @@
 The command line, ``textmill tasks``, the Python function and the workers all read them from here.
 """
 
-from textmill.core.params.base import Composition, TaskParams, TextParams
+from textmill.core.params.base import OPENAI_COLUMN, Composition, TaskParams, TextParams
 from textmill.core.params.classification import ClassificationParams
 from textmill.core.params.embeddings import EmbeddingsParams
 from textmill.core.params.generation import GenerationParams
@@ -14,6 +14,7 @@ from textmill.core.params.translation import TranslationParams
 from textmill.core.params.zero_shot import ZeroShotParams
 
 __all__ = [
+    "OPENAI_COLUMN",
     "ClassificationParams",
     "Composition",
     "EmbeddingsParams",

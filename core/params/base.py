@@ -10,6 +10,11 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 
+OPENAI_COLUMN = "openai"
+"""The column of ``extra`` in which a record of an OpenAI batch keeps what is its own: the model's
+name in its line, ``params``, the options in which it differs from the job's, and what else the
+answer needs."""
+
 
 @dataclass(frozen=True, slots=True)
 class Composition:
@@ -36,6 +41,13 @@ class TaskParams(BaseModel):
         description="option to the column of each record's own value of it",
         json_schema_extra={"hidden": True},  # asked for as --OPTION-column
     )
+    openai_batch: Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings"] | None = (
+        Field(
+            default=None,
+            description="the job is an OpenAI batch of this endpoint",
+            json_schema_extra={"hidden": True},  # told by the input
+        )
+    )
 
     @field_validator("own_columns")
     @classmethod
@@ -52,6 +64,11 @@ class TaskParams(BaseModel):
     def __hash__(self) -> int:
         """By the options; ``own_columns``, a dictionary, has no hash."""
         return hash(tuple(value for name, value in self if name != "own_columns"))
+
+    @property
+    def reads_own(self) -> bool:
+        """Whether records may have values of their own, which are read from ``extra``."""
+        return bool(self.own_columns) or self.openai_batch is not None
 
     def fields(self) -> tuple[str, ...]:
         """The input fields that a row must have with these options."""

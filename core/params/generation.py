@@ -25,6 +25,8 @@ class GenerationParams(TaskParams):
             "top_p",
             "top_k",
             "repetition_penalty",
+            "frequency_penalty",
+            "presence_penalty",
             "stop",
             "seed",
             "system",
@@ -55,6 +57,18 @@ class GenerationParams(TaskParams):
         gt=0,
         le=100,
         description="over 1: tokens of prompt and answer so far become less likely",
+    )
+    frequency_penalty: float = Field(
+        default=0,
+        ge=-2,
+        le=2,
+        description="over 0: tokens become less likely by so much for each time in the answer",
+    )
+    presence_penalty: float = Field(
+        default=0,
+        ge=-2,
+        le=2,
+        description="over 0: tokens that are in the answer become less likely by so much",
     )
     stop: tuple[str, ...] = Field(
         default=(), description="end before this text; the option once for each text"
@@ -91,6 +105,18 @@ class GenerationParams(TaskParams):
         default=None,
         description="a file with a JSON Schema: every answer is JSON that fulfils it",
         json_schema_extra={"file": "path"},
+    )
+
+    # What an OpenAI batch asks for; nobody names these.
+    fit_answer: bool = Field(
+        default=False,
+        description="an answer gets what the prompt leaves of the context, if that is less",
+        json_schema_extra={"hidden": True},
+    )
+    draws: str | None = Field(
+        default=None,
+        description="stands for the record's id in its draws",
+        json_schema_extra={"hidden": True},
     )
 
     @field_validator("stop", mode="before")
@@ -159,7 +185,11 @@ class GenerationParams(TaskParams):
             problems.append(
                 "stop texts would cut the JSON that json_schema asks for; drop one of them"
             )
-        if self.max_length is not None and self.max_new_tokens >= self.max_length:
+        if (
+            self.max_length is not None
+            and self.max_new_tokens >= self.max_length
+            and not self.fit_answer
+        ):
             problems.append(
                 f"max_new_tokens is {self.max_new_tokens}, which leaves no room for a prompt in a "
                 f"max_length of {self.max_length}"
@@ -191,12 +221,13 @@ class GenerationParams(TaskParams):
 
     def check_model(self, name: str, folder: Path, config: Mapping[str, Any]) -> None:
         """Raise ModelLoadError for a model without the chat template that the options need."""
-        check_generator(name, folder, config, chat=self.chat_need(), new_tokens=self.max_new_tokens)
+        new_tokens = 1 if self.fit_answer else self.max_new_tokens
+        check_generator(name, folder, config, chat=self.chat_need(), new_tokens=new_tokens)
 
     def chat_need(self) -> str | None:
         """The option that works only with a model that has a chat template."""
         if self.messages:
-            return "--messages"
+            return self.openai_batch or "--messages"
         if self.system is not None or "system" in self.own_columns:
             return "--system"
         return "--chat on" if self.chat == "on" else None

@@ -10,13 +10,21 @@ Arguments = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="INPUT... [OPTIONS OF THE TASK]",
-        help="Files (.csv .tsv .jsonl .parquet .txt, also .gz and .zst), or - for stdin. "
+        help="Files (.csv .tsv .jsonl .parquet .txt, also .gz and .zst), or - for stdin. OpenAI "
+        "batch files are recognised by their first line. "
         "`textmill tasks TASK` lists the options of a task; --FIELD-column names the column of "
         "a field that it reads, such as --text-column body.",
         show_default=False,
     ),
 ]
-TaskName = Annotated[str, typer.Option("--task", help="What to do with each record.")]
+TaskName = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        help="What to do with each record.",
+        show_default="classification; of an OpenAI batch file what it asks for",
+    ),
+]
 Model = Annotated[
     str,
     typer.Option(
@@ -24,6 +32,16 @@ Model = Annotated[
         "-m",
         help="Folder of a model, a .gguf file, or its name on the hub "
         "(ORGANISATION/MODEL, or of a GGUF ORGANISATION/MODEL/FILE.gguf).",
+    ),
+]
+ModelAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model-alias",
+        metavar="NAME=FOLDER",
+        help="The model behind a name in an OpenAI batch file, such as gpt-4o-mini=./model; "
+        "once for each name. (--model is the one behind all of them.)",
+        show_default=False,
     ),
 ]
 AllowPickle = Annotated[
@@ -51,7 +69,7 @@ Format = Annotated[
     str | None,
     typer.Option(
         "--format",
-        help="csv, tsv, jsonl, parquet or text.",
+        help="csv, tsv, jsonl, parquet, text or openai-batch.",
         show_default="by file name",
     ),
 ]

@@ -42,7 +42,7 @@ Kind = Annotated[
     str | None,
     typer.Option(
         "--format",
-        help="table, csv, tsv or jsonl.",
+        help="table, csv, tsv or jsonl; of an OpenAI batch file also openai-batch.",
         show_default="table on a terminal, else jsonl; by the name of --out",
     ),
 ]
@@ -71,8 +71,10 @@ def results(
       textmill results last --order score --limit 3
       textmill results 06h0hkxf --errors --format jsonl
       textmill results last --out spam.csv
+      textmill results last --format openai-batch --out answers.jsonl
     """
     from textmill.db.queries import ResultFilter, count_results, iter_results
+    from textmill.producer.cli.batch_results import export_batch
     from textmill.producer.cli.results_table import print_results
     from textmill.producer.export import write_results
 
@@ -90,7 +92,9 @@ def results(
     with open_context() as context:
         row = context.job(job)
         rows = iter_results(context.database, row, wanted)
-        if kind == "table":
+        if kind == "openai-batch":
+            export_batch(rows, row, out, whole=wanted == ResultFilter())
+        elif kind == "table":
             shown = print_results(rows)
             with context.database.read() as connection:
                 total = count_results(connection, row, wanted)

@@ -40,8 +40,9 @@ ResumeJob = Annotated[
 def run(
     call: typer.Context,
     arguments: o.Arguments = None,
-    task: o.TaskName = "classification",
+    task: o.TaskName = None,
     model: o.Model = "",
+    model_alias: o.ModelAlias = None,
     id_column: o.IdColumn = None,
     input_format: o.Format = None,
     delimiter: o.Delimiter = None,
@@ -69,6 +70,7 @@ def run(
     Examples:
       textmill run sms.tsv --task classification --model ./spam-model
       textmill run comments.csv.gz --model ./m --text-column body --limit 1000
+      textmill run batch.jsonl --model-alias gpt-4o-mini=./chat-model
       textmill run --resume 06h0hkxf
     """
     given = dict(locals())

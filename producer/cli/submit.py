@@ -17,7 +17,9 @@ from textmill.producer.terminal import emit_json, number, say, shorten
 if TYPE_CHECKING:
     from textmill.core.jobs import JobSpec
     from textmill.core.settings import Settings
-    from textmill.producer.readers import ReadOptions, RecordReader, RecordRules
+    from textmill.producer.cli.task_options import TaskOptions
+    from textmill.producer.openai_batch import BatchReader
+    from textmill.producer.readers import ReadOptions, RecordRules, Records
     from textmill.producer.submit import Submitted
 
 
@@ -30,19 +32,23 @@ class Submission:
     rules: RecordRules
     reading: ReadOptions
     settings: Settings
+    batch: BatchReader | None = None  # inputs that were recognised, and are open
 
-    def open(self) -> RecordReader:
+    def open(self) -> Records:
         """Open the inputs; raises InputError."""
         from textmill.producer.readers import open_records
 
+        if self.batch is not None:
+            return self.batch
         return open_records(self.inputs, self.rules.params.fields(), self.reading, self.rules)
 
 
 def submit(
     call: typer.Context,
     arguments: o.Arguments = None,
-    task: o.TaskName = "classification",
+    task: o.TaskName = None,
     model: o.Model = "",
+    model_alias: o.ModelAlias = None,
     id_column: o.IdColumn = None,
     input_format: o.Format = None,
     delimiter: o.Delimiter = None,
@@ -85,26 +91,36 @@ def submit(
 
 def make_submission(**given: Any) -> Submission:
     """A Submission of the command's options; raises InvalidJobError before anything is opened."""
-    from textmill.core.jobs import JobSpec
     from textmill.core.settings import load_settings
     from textmill.core.tasks import load_plugins
-    from textmill.producer.cli.task_options import split_arguments
-    from textmill.producer.submit import name_after, parse_priority, validate_spec
+    from textmill.producer.cli.batch_options import find_batch
 
     settings = load_settings()
     load_plugins(settings.plugins)
-    options = split_arguments(given["arguments"] or [], given["task"], _own_options(given["call"]))
+    options, batch = find_batch(given, _own_options(given["call"]))
+    try:
+        return _make_submission(given, options, batch, settings)
+    except BaseException:
+        if batch is not None:
+            batch.close()
+        raise
+
+
+def _make_submission(
+    given: Mapping[str, Any], options: TaskOptions, batch: BatchReader | None, settings: Settings
+) -> Submission:
+    from textmill.core.jobs import JobSpec
+    from textmill.producer.cli.batch_options import choose_task
+    from textmill.producer.submit import name_after, parse_priority, validate_spec
+
     if not options.inputs:
         raise typer.BadParameter("expected at least one file, or - for stdin", param_hint="INPUT")
-    if not given["model"]:
-        raise typer.BadParameter(
-            "expected a folder, a GGUF file or a hub name", param_hint="--model"
-        )
+    task, model, params = choose_task(given, options, batch)
     inputs = [Path(name) for name in options.inputs]
     asked = JobSpec(
-        task=given["task"],
-        model=given["model"],
-        params=options.params,
+        task=task,
+        model=model,
+        params=params,
         revision=given["revision"],
         dtype=given["dtype"],
         allow_pickle=given["allow_pickle"],
@@ -115,12 +131,15 @@ def make_submission(**given: Any) -> Submission:
         key=given["key"],
         max_error_rate=parse_rate(given["max_error_rate"]),
     )
-    reading = _read_options(given, options.columns)
+    reading = read_options(given, options.columns)
     spec, rules = validate_spec(asked, settings)
-    return Submission(inputs=inputs, spec=spec, rules=rules, reading=reading, settings=settings)
+    return Submission(
+        inputs=inputs, spec=spec, rules=rules, reading=reading, settings=settings, batch=batch
+    )
 
 
-def _read_options(given: Mapping[str, Any], columns: Mapping[str, str]) -> ReadOptions:
+def read_options(given: Mapping[str, Any], columns: Mapping[str, str]) -> ReadOptions:
+    """How the inputs are read; raises InvalidJobError."""
     from textmill.core.errors import InvalidJobError
     from textmill.producer.readers import ReadOptions
 
@@ -181,6 +200,8 @@ def submit_records(context: Context, submission: Submission) -> Submitted:
             raise
         finally:
             _LoadProgress.clear()
+    if submission.batch is not None:
+        say(submission.batch.census.describe())
     if submitted.existing:
         status = context.job(submitted.job_id).status
         say(f"key {spec.key!r} is job {submitted.job_id} ({status}) already; nothing was submitted")
@@ -238,6 +259,8 @@ def show_dry_run(submission: Submission, *, json: bool) -> None:
     if json:
         emit_json({"records": records, "bad_records": bad, "chunks": chunks, "columns": fields})
         return
+    if submission.batch is not None:
+        say(submission.batch.census.describe())
     say(f"would submit {number(records)} records in about {number(chunks)} chunks ({bad} bad)")
     say(f"  task     {spec.task} {spec.params or ''}".rstrip())
     say(f"  model    {spec.model}" + (f" @ {spec.model_version}" if spec.model_version else ""))

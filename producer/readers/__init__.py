@@ -4,7 +4,7 @@ Knows nothing of jobs in SQL: ``submit`` reads from here and writes there.
 """
 
 from textmill.producer.readers.ids import IdCheck
-from textmill.producer.readers.options import ReadOptions
+from textmill.producer.readers.options import ReadOptions, Records
 from textmill.producer.readers.reader import RecordReader, open_records, records_from_objects
 from textmill.producer.readers.rules import RecordRules
 
@@ -13,6 +13,7 @@ __all__ = [
     "ReadOptions",
     "RecordReader",
     "RecordRules",
+    "Records",
     "open_records",
     "records_from_objects",
 ]

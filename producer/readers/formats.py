@@ -7,7 +7,7 @@ from pathlib import Path
 
 from textmill.core.errors import InputError
 from textmill.producer.readers.jsonl import JsonLinesSource
-from textmill.producer.readers.options import FORMATS, ReadOptions, Source
+from textmill.producer.readers.options import FORMATS, OPENAI_BATCH, ReadOptions, Source
 from textmill.producer.readers.parquet import ParquetSource
 from textmill.producer.readers.streams import STDIN, Blocks, open_bytes
 from textmill.producer.readers.tables import TableSource
@@ -78,6 +78,8 @@ def open_source(path: str | Path, options: ReadOptions) -> Source:
     kind = format_of(path, options)
     if kind == "parquet":
         return ParquetSource(path)
+    if kind == OPENAI_BATCH:
+        kind = "jsonl"
     blocks = Blocks(path, lone_cr_ends_line=kind in ("csv", "tsv"))
     if kind is None:
         kind = "jsonl" if blocks.first.lstrip()[:1] == b"{" else "text"

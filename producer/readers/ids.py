@@ -60,18 +60,21 @@ class IdCheck:
 
     def finish(self) -> None:
         """Raise InputError for the duplicate whose second occurrence comes first, if any."""
+        if duplicate := self.find():
+            second, first, record_id = duplicate
+            raise InputError(
+                f"the id {record_id!r} occurs twice, in records {first} and {second}; "
+                "expected each id once. Choose another --id-column, or none to number the records"
+            )
+
+    def find(self) -> Duplicate | None:
+        """The duplicate whose second occurrence comes first, if any."""
         if self._file is None:
             found = [_first_duplicate([(self._ids, self._numbers)])]
         else:
             self._spill()
             found = [_check_bucket(self._file, places) for places in self._places]
-        duplicates = [duplicate for duplicate in found if duplicate is not None]
-        if duplicates:
-            second, first, record_id = min(duplicates)
-            raise InputError(
-                f"the id {record_id!r} occurs twice, in records {first} and {second}; "
-                "expected each id once. Choose another --id-column, or none to number the records"
-            )
+        return min((duplicate for duplicate in found if duplicate is not None), default=None)
 
     def close(self) -> None:
         """Forget all ids and delete the temporary file."""

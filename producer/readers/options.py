@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from types import TracebackType
+from typing import Any, Literal, Protocol, Self
 
 from textmill.core.errors import InputError
 from textmill.core.jobs import BadRecord, Record
 from textmill.core.tasks import nearest
 from textmill.producer.readers.builder import RecordBuilder
 
-FORMATS = ("csv", "tsv", "jsonl", "parquet", "text")
+OPENAI_BATCH = "openai-batch"
+FORMATS = ("csv", "tsv", "jsonl", "parquet", "text", OPENAI_BATCH)
 SAMPLE_ROWS = 100
 """So many rows decide which column can be the text."""
 
@@ -70,3 +72,36 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Close what was opened."""
+
+
+class Records(Protocol):
+    """The records of all inputs, once, as a submission reads them; a context manager."""
+
+    @property
+    def id_column(self) -> str | None:
+        """The column of record ids that must differ; None if there is nothing to check."""
+
+    @property
+    def fields(self) -> Mapping[str, str]:
+        """Input field of the task to the column that serves it."""
+
+    @property
+    def extra_columns(self) -> tuple[str, ...]:
+        """The columns that are kept in ``Record.extra``."""
+
+    def __iter__(self) -> Iterator[Record | BadRecord]:
+        """All records, with indexes consecutive from 0; raises InputError."""
+
+    def close(self) -> None:
+        """Close the input that is open."""
+
+    def __enter__(self) -> Self:
+        """Nothing to do: it is open."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close it."""

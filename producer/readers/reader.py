@@ -37,7 +37,7 @@ class RecordReader:
     ) -> None:
         self._options = options
         self._rules = rules
-        self._current, self._later = _first_with_rows(openers)
+        self._current, self._later = first_with_rows(openers)
         self._started = False
         try:
             self.fields: Mapping[str, str] = self._choose(self._current, fields)
@@ -83,9 +83,9 @@ class RecordReader:
     def _records(self) -> Iterator[Record | BadRecord]:
         try:
             index = yield from self._current.records(self._builder(self._current), 0)
-            for opener in self._later:
+            for open_next in self._later:
                 self.close()
-                self._current = opener()
+                self._current = open_next()
                 self.check_fits(self._current)
                 if self._current.has_rows():
                     index = yield from self._current.records(self._builder(self._current), index)
@@ -171,10 +171,10 @@ def open_records(
     a column that is needed. Files after the first are looked into now and read when reached.
     """
     check_one_family(inputs, options)
-    reader = RecordReader([_opener(path, options) for path in inputs], fields, options, rules)
+    reader = RecordReader([opener(path, options) for path in inputs], fields, options, rules)
     try:
         for path in inputs[1:]:
-            if not _is_pipe(path):
+            if not is_pipe(path):
                 _look_into(path, reader, options)
     except InputError:
         reader.close()
@@ -193,11 +193,12 @@ def records_from_objects(
     return RecordReader([lambda: ObjectSource(objects, text_column)], fields, options, rules)
 
 
-def _opener(path: str | Path, options: ReadOptions) -> Opener:
+def opener(path: str | Path, options: ReadOptions) -> Opener:
+    """Opens an input when its turn comes."""
     return lambda: open_source(path, options)
 
 
-def _is_pipe(path: str | Path) -> bool:
+def is_pipe(path: str | Path) -> bool:
     """Whether an input can be opened only once, so that it is checked when it is reached."""
     given = Path(path)
     return str(path) == STDIN or (given.exists() and not given.is_file() and not given.is_dir())
@@ -211,11 +212,11 @@ def _look_into(path: str | Path, reader: RecordReader, options: ReadOptions) -> 
         source.close()
 
 
-def _first_with_rows(openers: Sequence[Opener]) -> tuple[Source, Sequence[Opener]]:
+def first_with_rows(openers: Sequence[Opener]) -> tuple[Source, Sequence[Opener]]:
     """The first input that has rows, opened, and those after it."""
     empty: list[str] = []
-    for at, opener in enumerate(openers):
-        source = opener()
+    for at, open_one in enumerate(openers):
+        source = open_one()
         if source.has_rows():
             return source, openers[at + 1 :]
         kind = "has a header but no rows" if source.columns else "is empty"

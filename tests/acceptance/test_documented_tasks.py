@@ -11,6 +11,7 @@ import pytest
 
 from textmill.core.tasks import TASKS
 
+from ..documented import console_blocks
 from ..real_models import PACKAGES
 from .conftest import ROOT, TEXTMILL, Shell
 
@@ -34,30 +35,15 @@ class Block:
 
 def _blocks() -> list[Block]:
     blocks = []
-    for text in re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL):
+    for commands in console_blocks(PAGE):
         block = Block()
-        for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
-            end = _end_of_command(part)
-            command, printed = part[:end], part[end + 1 :]
+        for command, printed in commands:
             if command.startswith("cat "):
                 block.files[command.split()[1]] = printed
             else:
                 block.commands.append((command, printed))
         blocks.append(block)
     return blocks
-
-
-def _end_of_command(part: str) -> int:
-    """Where the command's last line ends: quotes and backslashes go on over lines."""
-    for match in re.finditer(r"\n", part):
-        command = part[: match.start()]
-        try:
-            shlex.split(command)
-        except ValueError:
-            continue
-        if not command.endswith("\\"):
-            return match.start()
-    raise AssertionError(f"a command without an end: {part}")
 
 
 BLOCKS = _blocks()

@@ -59,6 +59,14 @@ def test_draws_are_as_frequent_as_they_are_likely() -> None:
     assert shares[2] == 0
 
 
+def test_penalties_of_the_output_count_its_tokens() -> None:
+    logits = torch.arange(6.0)
+    sampling.discourage(logits, [3, 5, 3], frequency=0.5, presence=0.25)
+    assert logits.tolist() == [0, 1, 2, 3 - 1.25, 4, 5 - 0.75]
+    sampling.discourage(logits, [], frequency=0.5, presence=0.25)
+    assert logits.tolist() == [0, 1, 2, 1.75, 4, 4.25]
+
+
 def test_noise_depends_on_seed_and_place_and_nothing_else() -> None:
     numbers = [sampling.uniform(seed, place) for seed in range(100) for place in range(100)]
     assert len(set(numbers)) == len(numbers)

@@ -204,6 +204,33 @@ def test_a_penalty_for_repetition_is_that_of_transformers(generate: Generate, pl
     assert found != texts(generate(plain, PROMPTS[:6]))
 
 
+@pytest.mark.parametrize("penalties", [(1.5, 0.0), (0.0, 2.0), (0.7, 0.4), (-1.0, -0.5)])
+def test_frequency_and_presence_count_in_the_answer_alone(
+    generate: Generate, plain: Path, penalties: tuple[float, float]
+) -> None:
+    """The definition of OpenAI's API, token by token with transformers."""
+    reference = Reference(plain)
+    frequency, presence = penalties
+    changed = 0
+    options = {"frequency_penalty": frequency, "presence_penalty": presence}
+    for prompt, found in zip(PROMPTS, generate(plain, PROMPTS, **options), strict=True):
+        ids = reference.tokenizer(prompt).input_ids
+        written: list[int] = []
+        while len(written) < 24:
+            with torch.no_grad():
+                scores = reference.model(torch.tensor([ids + written])).logits[0, -1]
+            for token in set(written):
+                scores[token] -= frequency * written.count(token) + presence
+            token = int(scores.argmax())
+            if token in EOS:
+                break
+            written.append(token)
+        expected = reference.tokenizer.decode(written, skip_special_tokens=True)
+        assert as_output(found).output == expected
+        changed += expected != reference.answer(ids)[0]
+    assert changed
+
+
 def test_a_stop_text_ends_before_itself(generate: Generate, plain: Path) -> None:
     whole = as_output(generate(plain, ["the dog"])[0])
     assert whole.output is not None
@@ -313,6 +340,35 @@ def test_a_prompt_that_leaves_no_room_is_an_error_row(generate: Generate, plain:
     assert f"no room for a prompt in a context of {CONTEXT} tokens" in error.message
 
 
+def test_an_answer_may_fit_into_what_the_prompt_leaves(generate: Generate, plain: Path) -> None:
+    """As a batch asks for it: 4,096 tokens, or as many as there is room for."""
+    reference = Reference(plain)
+    options = {"max_new_tokens": 4096, "fit_answer": True}
+    prompts = ["the quick brown fox " * 12, "on and on " * 60]
+    output, error = generate(plain, prompts, **options)
+    ids = reference.tokenizer(prompts[0]).input_ids
+    left = CONTEXT - len(ids)
+    expected, written = reference.answer(ids, max_new_tokens=left)
+    assert (as_output(output).output, as_output(output).output_tokens) == (expected, written)
+    assert as_error(error).message == (
+        f"the prompt has 182 tokens; there is room for {CONTEXT - 1}"
+    )
+    cut = as_output(generate(plain, [prompts[1]], on_long="truncate-left", **options)[0])
+    assert cut.input_tokens == CONTEXT // 2
+    (short,) = generate(plain, ["the dog"], max_length=20, **options)
+    assert as_output(short).input_tokens + as_output(short).output_tokens <= 20
+
+
+def test_a_chat_of_a_batch_may_end_with_anyones_message(generate: Generate, chatty: Path) -> None:
+    reference = Reference(chatty)
+    options = {"messages": True, "openai_batch": "/v1/chat/completions"}
+    for chat in (CHAT[:2], [{"role": "system", "content": "the dog"}]):
+        (output,) = generate(chatty, [write_chat(chat)], **options)
+        assert as_output(output).output == reference.answer(reference.chat_ids(chat))[0]
+    (error,) = generate(chatty, [write_chat(CHAT[:2])], messages=True)
+    assert as_error(error).code == "invalid_messages"
+
+
 def test_a_plain_prompt_is_cut_at_its_beginning(generate: Generate, plain: Path) -> None:
     long = "good morning! " * 40 + "how are you today? I am fine, thank you."
     cut = as_output(generate(plain, [long], on_long="truncate-left", max_length=40)[0])
@@ -379,6 +435,19 @@ def test_draws_depend_on_seed_and_record_id_alone(generate: Generate, plain: Pat
     assert len({drawn(name) for name in "abcd"}) == 4
     assert drawn("a", seed=1) != drawn("a", seed=2)
     assert mix_seed(0, "a") == 12243797845391084588, "of a job that runs again after an upgrade"
+
+
+def test_draws_may_have_another_name_than_the_records(generate: Generate, plain: Path) -> None:
+    """Equal requests with equal seeds are answered alike, and the choices of one differently."""
+    own: list[dict[str, Any]] = [{"draws": "0"}, {"draws": "0"}, {"draws": "1"}, {}]
+    records = [
+        Record(n, f"id {n}", {"text": "the dog"}, params or None) for n, params in enumerate(own)
+    ]
+    one, same, other, plainly = texts(generate(plain, records, temperature=3.0, seed=4))
+    assert one == same
+    assert len({one, other, plainly}) == 3
+    named = [Record(0, "0", {"text": "the dog"}), Record(1, "id 3", {"text": "the dog"})]
+    assert texts(generate(plain, named, temperature=3.0, seed=4)) == [one, plainly]
 
 
 def test_a_cold_draw_is_greedy_and_top_k_1_too(generate: Generate, plain: Path) -> None:

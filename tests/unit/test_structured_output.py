@@ -174,6 +174,28 @@ def test_jobs_of_other_schemas_and_of_none_share_the_batch(model: Path) -> None:
             valid(found, SCHEMAS[name])
 
 
+def test_records_have_schemas_of_their_own(model: Path) -> None:
+    """Also where the job has one, and a record none."""
+    own: list[dict[str, Any]] = [
+        {"json_schema": json.dumps(SCHEMAS["list"])},
+        {},
+        {"json_schema": None, "max_new_tokens": 9},
+        {"json_schema": '{"type":"object","maxProperties":0}'},
+    ]
+    given = [Record(n, str(n), {"text": "the dog"}, params or None) for n, params in enumerate(own)]
+    with opened(model) as engine:
+        found = run(engine, given, json_schema=json.dumps(SCHEMAS["nested"]))
+    assert all(isinstance(one, Output) for one in found), found
+    listed, nested, free, empty = (one for one in found if isinstance(one, Output))
+    for output, schema in ((listed, SCHEMAS["list"]), (nested, SCHEMAS["nested"])):
+        assert output.detail is not None
+        jsonschema.validate(output.detail["json"], schema)
+        assert json.loads(output.output or "") == output.detail["json"]
+    assert free.detail is not None
+    assert "json" not in free.detail
+    assert empty.output == "{}"
+
+
 def test_equal_prompts_get_equal_json_each_its_own(answer: Answer) -> None:
     """On their way together, and from what the engine keeps."""
     schema = SCHEMAS["nested"]

@@ -23,7 +23,7 @@ from textmill.workers.runners import devices, loading
 from textmill.workers.runners.base import ModelRunner
 from textmill.workers.runners.decoding.loop import DecodeLoop
 from textmill.workers.runners.decoding.requests import DecodeRequest, Generated, Sampling
-from textmill.workers.runners.generation_prompts import encode_prompt
+from textmill.workers.runners.generation_prompts import answer_tokens, encode_prompt
 from textmill.workers.runners.grammars import Grammars
 from textmill.workers.runners.lengths import truncation_mark
 from textmill.workers.runners.loading import Loaded
@@ -38,9 +38,10 @@ TRIAL_TOKENS = 4
 
 @dataclass(frozen=True, slots=True)
 class PromptRequest(DecodeRequest):
-    """A prompt to go on from, and how many tokens it had before anything was cut."""
+    """A prompt to go on from, how many tokens it had before anything was cut, what is asked."""
 
     given_tokens: int = 0
+    schema: str | None = None  # of the JSON that the answer is to be
 
 
 class GenerationRunner(ModelRunner):
@@ -98,9 +99,9 @@ class GenerationRunner(ModelRunner):
         detail: dict[str, Any] = {"finish_reason": generated.finish_reason}
         detail |= truncation_mark(read, request.given_tokens)
         text = generated.text
-        if isinstance(params, GenerationParams) and params.json_schema is not None:
+        if request.schema is not None:
             text = self._grammars.text(generated.ids)
-            detail["json"] = _read_answer(text, generated, params.json_schema)
+            detail["json"] = _read_answer(text, generated, request.schema)
         return Output(
             output=text, detail=detail, input_tokens=read, output_tokens=len(generated.ids)
         )
@@ -130,12 +131,13 @@ class GenerationRunner(ModelRunner):
         schema = params.json_schema
         request = PromptRequest(
             prompt.ids,
-            params.max_new_tokens,
+            answer_tokens(self._prompts, prompt, params),
             eos_ids=self._eos_ids | self._ends_among(params.stop),
             stop=params.stop,
             sampling=_sampling(params, record.record_id),
             constraint=None if schema is None else self._grammars.constraint(schema),
             given_tokens=prompt.given_tokens,
+            schema=schema,
         )
         return [as_item(request, schema)]
 
@@ -152,12 +154,15 @@ def as_item(request: DecodeRequest, schema: str | None = None) -> Item:
 
 
 def _sampling(params: GenerationParams, record_id: str) -> Sampling:
+    whose = record_id if params.draws is None else params.draws
     return Sampling(
         temperature=params.temperature,
         top_k=params.top_k or 0,
         top_p=1.0 if params.top_p is None else params.top_p,
-        seed=mix_seed(params.seed, record_id) if params.temperature > 0 else 0,
+        seed=mix_seed(params.seed, whose) if params.temperature > 0 else 0,
         repetition_penalty=params.repetition_penalty,
+        frequency_penalty=params.frequency_penalty,
+        presence_penalty=params.presence_penalty,
     )
 
 

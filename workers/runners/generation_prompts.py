@@ -15,15 +15,30 @@ def encode_prompt(encoder: PromptEncoder, text: str, params: GenerationParams) -
     """The ids of one record; raises RecordError for what cannot be read or is too long."""
     room = _room(encoder, params)
     if params.messages:
-        return _encode_chat(encoder, with_system(read_chat(text), params), room, params)
+        chat = read_chat(text, any_end=params.openai_batch is not None)
+        return _encode_chat(encoder, with_system(chat, params), room, params)
     if encoder.takes_chat(params):
         return _encode_wrapped(encoder, text, room, params)
     return _encode_plain(encoder, text, room, params)
 
 
+def answer_tokens(encoder: PromptEncoder, prompt: Prompt, params: GenerationParams) -> int:
+    """How many tokens the answer may have: as asked, or with ``fit_answer`` what is left."""
+    return min(params.max_new_tokens, _limit(encoder, params) - len(prompt.ids))
+
+
+def _limit(encoder: PromptEncoder, params: GenerationParams) -> int:
+    """How many tokens prompt and answer may have together."""
+    return min(encoder.limit, params.max_length or encoder.limit)
+
+
 def _room(encoder: PromptEncoder, params: GenerationParams) -> int:
     """How many tokens a prompt may have."""
-    limit: int = min(encoder.limit, params.max_length or encoder.limit)
+    limit = _limit(encoder, params)
+    if params.fit_answer:
+        # A prompt that is cut leaves the answer up to half of the context.
+        cut = params.on_long != "error"
+        return limit - (min(params.max_new_tokens, limit // 2) if cut else 1)
     room = limit - params.max_new_tokens
     if room < 1:
         raise RecordError(
@@ -88,8 +103,8 @@ def drop_oldest_turn(chat: Chat) -> Chat | None:
 
 
 def _too_long(tokens: int, room: int, params: GenerationParams) -> RecordError:
+    beside = "" if params.fit_answer else f"beside max_new_tokens, {params.max_new_tokens}, "
     return RecordError(
         "prompt_too_long",
-        f"the prompt has {tokens} tokens; beside max_new_tokens, {params.max_new_tokens}, there is "
-        f"room for {room}",
+        f"the prompt has {tokens} tokens; {beside}there is room for {room}",
     )

@@ -43,6 +43,14 @@ class Sampling:
     top_p: float = 1.0
     seed: int = 0
     repetition_penalty: float = 1.0  # over prompt and output; 1: none
+    frequency_penalty: float = 0.0  # off a token's score for each time it is in the output
+    presence_penalty: float = 0.0  # off a token's score if it is in the output
+
+    @property
+    def edits(self) -> bool:
+        """True if scores change before a token is chosen by them."""
+        penalties = (self.frequency_penalty, self.presence_penalty)
+        return self.repetition_penalty != 1.0 or penalties != (0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,13 +38,16 @@ class Row:
     @property
     def edits_logits(self) -> bool:
         """True if ``edit`` has something to do."""
-        return self._constraint is not None or self.request.sampling.repetition_penalty != 1.0
+        return self._constraint is not None or self.request.sampling.edits
 
     def edit(self, logits: torch.Tensor) -> None:
         """Forbid and penalize tokens, in this row's fp32 logits (vocabulary,)."""
-        penalty = self.request.sampling.repetition_penalty
-        if penalty != 1.0:
-            sampling.penalize(logits, self.request.ids + self.ids, penalty)
+        asked = self.request.sampling
+        if asked.repetition_penalty != 1.0:
+            sampling.penalize(logits, self.request.ids + self.ids, asked.repetition_penalty)
+        if asked.frequency_penalty or asked.presence_penalty:
+            frequency, presence = asked.frequency_penalty, asked.presence_penalty
+            sampling.discourage(logits, self.ids, frequency=frequency, presence=presence)
         if self._constraint is not None:
             allowed = self._constraint.allowed().to(logits.device)
             logits[len(allowed) :] = float("-inf")

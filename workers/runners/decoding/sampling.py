@@ -8,6 +8,7 @@ not depend on the rows beside it, on their order, or on how often it was started
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -63,6 +64,20 @@ def penalize(logits: torch.Tensor, ids: Sequence[int], penalty: float) -> None:
     seen = torch.tensor(sorted(set(ids)), device=logits.device)
     scores = logits[seen]
     logits[seen] = torch.where(scores < 0, scores * penalty, scores / penalty)
+
+
+def discourage(
+    logits: torch.Tensor, ids: Sequence[int], *, frequency: float, presence: float
+) -> None:
+    """Frequency and presence penalty of an output on one row's logits (vocabulary,), in place.
+
+    The API reference of OpenAI's chat completions has the meaning: of what was written so far, not
+    of the prompt.
+    """
+    counts = Counter(ids)
+    seen = torch.tensor(list(counts), dtype=torch.int64, device=logits.device)
+    taken = [frequency * count + presence for count in counts.values()]
+    logits[seen] -= torch.tensor(taken, dtype=logits.dtype, device=logits.device)
 
 
 def _keep_top_k(logits: torch.Tensor, top_k: Sequence[int]) -> torch.Tensor:

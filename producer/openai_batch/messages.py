@@ -1,0 +1,47 @@
+"""The messages of a chat completion as a chat that a record can hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from textmill.core.prompts import Chat, read_chat
+from textmill.producer.openai_batch.fields import invalid, shown, unsupported
+
+ROLE_NAMES = {"developer": "system"}  # the newer name of the same role
+KEYS = ("role", "content", "tool_call_id")
+TEXT = "text"
+
+
+def read_messages(value: Any) -> Chat:
+    """The chat; raises RecordError, a FieldError for what is right and cannot be read.
+
+    The last message may be anyone's, as it may be there.
+    """
+    if not isinstance(value, list):
+        raise invalid("messages", value, "a list of messages")
+    messages = [_plain(f"messages[{at}]", message) for at, message in enumerate(value)]
+    return read_chat(messages, any_end=True)
+
+
+def _plain(place: str, message: Any) -> Any:
+    """A message with role and content alone; the form of both is left to ``read_chat``."""
+    if not isinstance(message, dict):
+        return message
+    for key, value in message.items():
+        # Answers that were copied into a chat have empty ones.
+        if key not in KEYS and value is not None and value != []:
+            raise unsupported(f"{place}.{key}", f"is {shown(value)}, which is not supported")
+    content = message.get("content")
+    if isinstance(content, list):
+        for at, part in enumerate(content):
+            _check_part(f"{place}.content[{at}]", part)
+    role = message.get("role")
+    if isinstance(role, str):
+        role = ROLE_NAMES.get(role, role)
+    return {"role": role, "content": content}
+
+
+def _check_part(place: str, part: Any) -> None:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if isinstance(kind, str) and kind != TEXT:
+        raise unsupported(place, f"is of the type {shown(kind)}; only texts can be read")

@@ -168,3 +168,7 @@ class JobSpec:
     priority: Priority = Priority.NORMAL
     key: str | None = None  # idempotency key
     max_error_rate: float | None = None  # share of records, 0..1; above it the job fails
+    full_text: bool = True  # the words of texts and outputs are indexed, for --search
+    index_columns: tuple[str, ...] = ()  # other columns that are indexed, for --where
+    store_text: str = "full"  # what rows keep of a text: full, hash or none
+    reuse: bool = False  # records are answered from earlier results where there are any

@@ -33,10 +33,11 @@ from textmill.core.jobs import ChunkStatus, JobStatus, Record
 from textmill.core.messages import ChunkMessage
 from textmill.db.clock import now
 from textmill.db.dispatch import fill_window
+from textmill.db.indexing import Entries
 from textmill.db.jobs import closing_status, fail_job
 from textmill.db.models import chunks, jobs, label_counts, payloads
 from textmill.db.payloads import decode_payload, encode_payload
-from textmill.db.results import ResultRow, write_results
+from textmill.db.results import NO_ENTRIES, ResultRow, write_results
 from textmill.db.workers import live_workers, place_of
 
 CLAIMABLE = (JobStatus.QUEUED.value, JobStatus.RUNNING.value)
@@ -67,11 +68,13 @@ class Claim:
 
 @dataclass(slots=True)
 class ChunkOutcome:
-    """All that a processed chunk writes: its rows, the inputs of its error rows, and the counts."""
+    """All that a processed chunk writes: its rows with what finds them, the inputs of its error
+    rows, and the counts."""
 
     rows: list[ResultRow]
     errors: list[Record]
     labels: Mapping[str, int]
+    entries: Entries = NO_ENTRIES
     input_tokens: int = 0
     output_tokens: int = 0
     device_seconds: float = 0.0
@@ -167,7 +170,7 @@ def complete_chunk(
     the job's window. Raises LeaseLostError, and so writes nothing, if the fence does not hold.
     """
     _pass_fence(connection, claim)
-    write_results(connection, claim.job.id, outcome.rows)
+    write_results(connection, claim.job.id, outcome.rows, outcome.entries)
     _keep_error_inputs(connection, claim.chunk_id, outcome.errors)
     job = _count_records(connection, claim, outcome)
     _count_labels(connection, claim.job.id, outcome.labels)

@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
@@ -17,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from textmill.core.errors import JobConflictError
 from textmill.core.jobs import ChunkStatus, JobSpec, JobStatus, new_job_id
 from textmill.db.clock import now
-from textmill.db.models import chunks, jobs, label_counts, payloads, results
+from textmill.db.models import chunks, jobs, label_counts, payloads, result_values, results
 from textmill.db.payloads import compress
 
 MAX_CHUNK_BYTES = 1 << 20  # of encoded records
@@ -94,12 +95,22 @@ def create_job(
             priority=spec.priority.value,
             status=JobStatus.LOADING.value,
             max_error_rate=spec.max_error_rate,
+            full_text=spec.full_text,
+            index_columns=list(spec.index_columns) or None,
+            number=_next_number(connection),
             created_at=now(),
             load_expires_at=now() + load_seconds,
             key=spec.key,
         )
     )
     return job_id
+
+
+def _next_number(connection: Connection) -> Any:
+    """SQLite has one writer at a time; PostgreSQL counts beside the transactions."""
+    if connection.dialect.name == "sqlite":
+        return select(func.coalesce(func.max(jobs.c.number), 0) + 1).scalar_subquery()
+    return func.nextval("job_numbers")
 
 
 def is_key_conflict(error: IntegrityError) -> bool:
@@ -231,6 +242,6 @@ def delete_job(connection: Connection, job_id: str, *, expected: JobStatus) -> b
         return False
     own_chunks = select(chunks.c.id).where(chunks.c.job_id == job_id)
     connection.execute(delete(payloads).where(payloads.c.chunk_id.in_(own_chunks)))
-    for table in (chunks, results, label_counts):
+    for table in (chunks, results, result_values, label_counts):
         connection.execute(delete(table).where(table.c.job_id == job_id))
     return True

@@ -20,6 +20,7 @@ from textmill.db.jobs import get_job
 from textmill.db.loading import ChunkCutter, NewChunk, insert_chunks
 from textmill.db.models import chunks, jobs, label_counts, payloads, results
 from textmill.db.payloads import decode_payload, encode_record
+from textmill.db.results import delete_results
 
 RERUNNABLE = (
     JobStatus.COMPLETED.value,
@@ -175,7 +176,7 @@ def _take_inputs(connection: Connection, job: Row[Any]) -> Iterator[Record]:
             elif error_code is None or text_hash is not None:
                 raise _input_missing(job, f"the row of record {record_id!r} has no text")
         span = row.record_index.between(last + 1, rows[-1].record_index)
-        connection.execute(delete(results).where(row.job_id == job.id, span, row.text.is_not(None)))
+        delete_results(connection, job, span, row.text.is_not(None))
         last = rows[-1].record_index
 
 

@@ -5,7 +5,9 @@ One transaction: delete the error rows, subtract the counters, insert new chunks
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, case, delete, func, select, update
+from typing import Any
+
+from sqlalchemy import Connection, Row, case, delete, func, select, update
 
 from textmill.core.errors import JobConflictError
 from textmill.core.jobs import ChunkStatus, JobStatus, refusal, whats_possible
@@ -13,6 +15,7 @@ from textmill.db.jobs import get_job
 from textmill.db.loading import NewChunk, insert_chunks
 from textmill.db.models import chunks, jobs, payloads, results
 from textmill.db.payloads import decode_payload
+from textmill.db.results import delete_results
 
 RETRYABLE = (JobStatus.FAILED, JobStatus.COMPLETED_WITH_ERRORS)
 # Of a failed job. One that ran as the job failed is pending once it was given back, until a sweep.
@@ -68,7 +71,8 @@ def retry_job(connection: Connection, job_id: str) -> int:
     ).all()
     _requeue(connection, job_id)
     waiting = _revive_waiting(connection, job_id)  # first: the chunks made next are pending too
-    again = sum(_retry_errors(connection, job_id, row.id) for row in locked if row.status == "done")
+    job = get_job(connection, job_id)
+    again = sum(_retry_errors(connection, job, row.id) for row in locked if row.status == "done")
     if again + waiting == 0:
         raise JobConflictError(f"job {job_id} {_why_nothing_runs(connection, job_id)}")
     connection.execute(
@@ -111,22 +115,21 @@ def _requeue(connection: Connection, job_id: str) -> None:
     raise JobConflictError(refusal(job_id, status, "retried"))
 
 
-def _retry_errors(connection: Connection, job_id: str, chunk_id: int) -> int:
+def _retry_errors(connection: Connection, job: Row[Any], chunk_id: int) -> int:
     """Turn the error inputs kept for a done chunk into a new chunk; how many there are."""
     data = connection.scalar(select(payloads.c.data).where(payloads.c.chunk_id == chunk_id))
     if data is None:
         return 0
     indexes = [record.index for record in decode_payload(data)]
     for start in range(0, len(indexes), DELETED_AT_ONCE):
-        connection.execute(
-            delete(results).where(
-                results.c.job_id == job_id,
-                results.c.record_index.in_(indexes[start : start + DELETED_AT_ONCE]),
-                results.c.error_code.is_not(None),
-            )
+        delete_results(
+            connection,
+            job,
+            results.c.record_index.in_(indexes[start : start + DELETED_AT_ONCE]),
+            results.c.error_code.is_not(None),
         )
     connection.execute(delete(payloads).where(payloads.c.chunk_id == chunk_id))
-    insert_chunks(connection, job_id, [NewChunk(len(indexes), data)])
+    insert_chunks(connection, job.id, [NewChunk(len(indexes), data)])
     return len(indexes)
 
 

@@ -16,7 +16,8 @@ from textmill.core.patience import keep_trying
 from textmill.core.settings import load_settings
 from textmill.core.tasks import get_task, load_plugins, take_own_columns
 from textmill.db import jobs as jobs_db
-from textmill.db.queries import Result, ResultFilter, count_labels, iter_results
+from textmill.db.filters import ResultFilter
+from textmill.db.queries import Result, count_labels, iter_results
 from textmill.db.rerun import rerun_job
 from textmill.db.retry import retry_job
 from textmill.db.schema import ensure_schema
@@ -201,6 +202,8 @@ def submit(
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
     max_error_rate: float | None = None,
+    full_text: bool = True,
+    index_columns: Sequence[str] = (),
     **params: Any,
 ) -> Job:
     """Put a job into the queue and return it; ``params`` are the task's own options.
@@ -231,6 +234,8 @@ def submit(
         priority=parse_priority(priority),
         key=key,
         max_error_rate=max_error_rate,
+        full_text=full_text,
+        index_columns=tuple(index_columns),
     )
     reading = ReadOptions(
         columns=columns,

@@ -19,6 +19,7 @@ from textmill.core.jobs import BadRecord, JobSpec, JobStatus, Record
 from textmill.core.patience import keep_trying
 from textmill.core.tasks import get_task
 from textmill.db import loading as loading_db
+from textmill.db.indexing import UnreadIndexes, make_entries
 from textmill.db.loading import ChunkCutter, NewChunk
 from textmill.db.payloads import encode_record
 from textmill.db.results import ResultRow, to_json, write_results
@@ -98,6 +99,7 @@ class Loader:
         self._job_id = job_id
         self._cutter = ChunkCutter(spec.chunk_records or get_task(spec.task).chunk_records)
         self._digest = InputDigest(spec)
+        self._indexes = UnreadIndexes(spec.index_columns)
         self._progress = progress
         self._on_wait = on_wait
         self._written = [0, 0]  # chunks and error rows
@@ -221,4 +223,6 @@ class Loader:
             batch.chunks,
             load_seconds=self._lease_seconds,
         )
-        write_results(connection, self._job_id, batch.error_rows)
+        sqlite = connection.dialect.name == "sqlite"
+        entries = make_entries(self._indexes, batch.error_rows, sqlite=sqlite)
+        write_results(connection, self._job_id, batch.error_rows, entries)

@@ -112,6 +112,7 @@ def submit_job(
     loading, ServiceUnavailableError if the database is away: at once if it is away at the start,
     later only after ``lease_seconds``. ``on_wait`` is called when a wait begins.
     """
+    check_index_columns(spec, reader)
     database.transact(loading_db.remove_dead_loads)  # one may hold the key, with no worker to sweep
     job_id = _create_job(database, spec, reader, lease_seconds, on_wait)
     if not isinstance(job_id, str):
@@ -128,6 +129,17 @@ def submit_job(
     if status == JobStatus.QUEUED:
         undispatched = dispatch_job(database, publisher, job_id, spec.queue)
     return Submitted(job_id, loader.records, loader.errors, undispatched=undispatched)
+
+
+def check_index_columns(spec: JobSpec, reader: RecordReader) -> None:
+    """Raise InvalidJobError for a declared column that results do not keep."""
+    for name in spec.index_columns:
+        if name not in reader.extra_columns:
+            known = ", ".join(reader.extra_columns) or "none"
+            raise InvalidJobError(
+                f"--index-column {name!r} is no column that the results keep; they keep: {known}"
+                f"{nearest(name, reader.extra_columns)}"
+            )
 
 
 def _create_job(

@@ -33,6 +33,7 @@ from textmill.db.chunks import (
     report_load_failure,
 )
 from textmill.db.dispatch import fill_window, window_size
+from textmill.db.indexing import make_entries
 from textmill.db.jobs import pin_model
 from textmill.db.results import ResultRow, hash_text, to_json
 from textmill.workers.items import DeviceLostError, ModelRequest, NoRoomError, Output
@@ -101,8 +102,7 @@ def _process_suspect(worker: WorkerProcess, claim: Claim) -> None:
 
 
 def _condemn(worker: WorkerProcess, claim: Claim, verdict: RecordError) -> list[ChunkMessage]:
-    params = validate_params(get_task(claim.job.task), claim.job.params)
-    return _complete(worker, claim, gather_outcome(claim.records, [verdict], params.text_field()))
+    return _complete(worker, claim, _gather(worker, claim, [verdict]))
 
 
 def _split(worker: WorkerProcess, claim: Claim) -> list[ChunkMessage]:
@@ -154,7 +154,7 @@ def _compute(worker: WorkerProcess, claim: Claim, hold: Hold) -> ChunkOutcome:
     outputs = submission.wait()
     if hold.lost is not None:
         raise LeaseLostError(hold.lost)
-    outcome = gather_outcome(records, outputs, params.text_field())
+    outcome = _gather(worker, claim, outputs)
     outcome.device_seconds = submission.device_seconds
     return outcome
 
@@ -193,6 +193,16 @@ def _complete(worker: WorkerProcess, claim: Claim, outcome: ChunkOutcome) -> lis
     # The work is done and paid for: wait for a database that is away. The fence decides whether
     # the chunk is still ours when it is back.
     return worker.patiently(lambda: worker.database.transact(complete), "database")
+
+
+def _gather(
+    worker: WorkerProcess, claim: Claim, outputs: Sequence[Output | RecordError]
+) -> ChunkOutcome:
+    """The chunk's outcome with its entries, which take longer to make than to write."""
+    params = validate_params(get_task(claim.job.task), claim.job.params)
+    outcome = gather_outcome(claim.records, outputs, params.text_field())
+    outcome.entries = make_entries(claim.job, outcome.rows, sqlite=worker.database.is_sqlite)
+    return outcome
 
 
 def gather_outcome(

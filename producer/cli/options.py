@@ -90,6 +90,22 @@ MaxErrorRate = Annotated[
         show_default=False,
     ),
 ]
+FullText = Annotated[
+    bool,
+    typer.Option(
+        "--full-text/--no-full-text",
+        help="Index the words of texts and outputs, for `results --search`.",
+    ),
+]
+IndexColumns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--index-column",
+        metavar="COLUMN",
+        help="Index another column of the input, for `results --where`; once for each.",
+        show_default=False,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, for scripts.")]
 JobRef = Annotated[
     str,

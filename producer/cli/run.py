@@ -59,6 +59,8 @@ def run(
     priority: o.PriorityName = "normal",
     key: o.Key = None,
     max_error_rate: o.MaxErrorRate = None,
+    full_text: o.FullText = True,
+    index_column: o.IndexColumns = None,
     devices: o.Devices = "auto",
     resume: ResumeJob = None,
     json: o.Json = False,

@@ -60,6 +60,8 @@ def submit(
     priority: o.PriorityName = "normal",
     key: o.Key = None,
     max_error_rate: o.MaxErrorRate = None,
+    full_text: o.FullText = True,
+    index_column: o.IndexColumns = None,
     json: o.Json = False,
 ) -> None:
     """Put a job into the queue and print its id.
@@ -114,6 +116,8 @@ def make_submission(**given: Any) -> Submission:
         priority=parse_priority(given["priority"]),
         key=given["key"],
         max_error_rate=parse_rate(given["max_error_rate"]),
+        full_text=given["full_text"],
+        index_columns=tuple(dict.fromkeys(given["index_column"] or ())),
     )
     reading = _read_options(given, options.columns)
     spec, rules = validate_spec(asked, settings)
@@ -221,12 +225,13 @@ def warn_if_waiting(context: Context, submission: Submission, submitted: Submitt
 def show_dry_run(submission: Submission, *, json: bool) -> None:
     """Read and check everything, write nothing."""
     from textmill.core.jobs import BadRecord
-    from textmill.producer.submit import iter_dry
+    from textmill.producer.submit import check_index_columns, iter_dry
 
     spec = submission.spec
     records = bad = 0
     first: list[str] = []
     with submission.open() as reader:
+        check_index_columns(spec, reader)
         for record in iter_dry(reader):
             records += 1
             if isinstance(record, BadRecord):

@@ -7,19 +7,24 @@ seconds since 1970 in UTC, from the database's clock (see ``clock.py``).
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     JSON,
     BigInteger,
     Boolean,
     Column,
+    Connection,
     Float,
     Index,
     Integer,
     LargeBinary,
     MetaData,
+    Sequence,
     String,
     Table,
     Text,
+    event,
     false,
     text,
 )
@@ -191,12 +196,28 @@ sweeps = Table(
     Column("swept_at", Float, nullable=False, comment="decides which worker sweeps next"),
 )
 
-# The words of results, by which ``--search`` finds them: on PostgreSQL this table, on SQLite a
-# virtual one (FTS5) of the same name. A row is number * 2^40 + record_index of its job.
+# The words of results, by which ``--search`` finds them: on PostgreSQL a table, on SQLite a virtual
+# one (FTS5, https://www.sqlite.org/fts5.html) that keeps no texts, of the same name. A row of either
+# is number * 2^40 + record_index of its job.
+words_metadata = MetaData()
 postgresql_words = Table(
     "result_words",
-    MetaData(),
+    words_metadata,
     Column("row_id", BigInteger, primary_key=True, autoincrement=False),
     Column("words", TSVECTOR, nullable=False),
     Index("ix_result_words", "words", postgresql_using="gin"),
 )
+SQLITE_WORDS = (
+    "CREATE VIRTUAL TABLE result_words USING fts5("
+    "words, content = '', columnsize = 0, tokenize = 'ascii')"
+)
+job_numbers = Sequence("job_numbers", metadata=metadata)  # SQLite counts by itself
+
+
+@event.listens_for(metadata, "after_create")
+def _make_words(target: MetaData, connection: Connection, **options: Any) -> None:
+    """``create_all`` makes them too; a migrated database has them from migration 0003."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql(SQLITE_WORDS)
+    else:
+        words_metadata.create_all(connection)

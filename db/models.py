@@ -69,6 +69,7 @@ jobs = Table(
     Column("key", Text, unique=True, comment="idempotency key"),
     Column("input_hash", LargeBinary, comment="SHA-256 of records, task, model and params"),
     Column("store_text", Text, nullable=False, server_default="full", comment="or hash, or none"),
+    Column("hash_key_id", Text, comment="of the key of its keyed hashes"),
     Column("full_text", Boolean, nullable=False, server_default=false(), comment="words indexed"),
     Column("index_columns", JsonColumn, comment="columns of extra in result_values"),
     Column("reuse", Boolean, nullable=False, server_default=false(), comment="earlier answers"),
@@ -197,8 +198,8 @@ sweeps = Table(
 )
 
 # The words of results, by which ``--search`` finds them: on PostgreSQL a table, on SQLite a virtual
-# one (FTS5, https://www.sqlite.org/fts5.html) that keeps no texts, of the same name. A row of either
-# is number * 2^40 + record_index of its job.
+# one (FTS5, https://www.sqlite.org/fts5.html) that keeps no texts, of the same name. A row of
+# either is number * 2^40 + record_index of its job.
 words_metadata = MetaData()
 postgresql_words = Table(
     "result_words",

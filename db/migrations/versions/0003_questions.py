@@ -52,6 +52,7 @@ def upgrade() -> None:
             server_default="full",
             comment="or hash, or none",
         ),
+        sa.Column("hash_key_id", sa.Text(), comment="of the key of its keyed hashes"),
         sa.Column(
             "full_text",
             sa.Boolean(),

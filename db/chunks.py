@@ -31,6 +31,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from textmill.core.errors import RetryableError
 from textmill.core.jobs import ChunkStatus, JobStatus, Record
 from textmill.core.messages import ChunkMessage
+from textmill.core.stored_texts import StoreText
 from textmill.db.clock import now
 from textmill.db.dispatch import fill_window
 from textmill.db.indexing import Entries
@@ -171,7 +172,7 @@ def complete_chunk(
     """
     _pass_fence(connection, claim)
     write_results(connection, claim.job.id, outcome.rows, outcome.entries)
-    _keep_error_inputs(connection, claim.chunk_id, outcome.errors)
+    _keep_error_inputs(connection, claim, outcome.errors)
     job = _count_records(connection, claim, outcome)
     count_labels_of(connection, claim.job.id, outcome.labels)
     if _too_many_errors(job):
@@ -206,10 +207,10 @@ def why_lost(connection: Connection, claim: Claim) -> str:
     return f"job {claim.job.id} was cancelled" if status == JobStatus.CANCELLED else overtaken
 
 
-def _keep_error_inputs(connection: Connection, chunk_id: int, errors: Sequence[Record]) -> None:
-    """The payload goes; only the inputs of error records stay, for ``retry``."""
-    own = payloads.c.chunk_id == chunk_id
-    if errors:
+def _keep_error_inputs(connection: Connection, claim: Claim, errors: Sequence[Record]) -> None:
+    """The payload goes; only the inputs of error records stay, for ``retry``, if any may."""
+    own = payloads.c.chunk_id == claim.chunk_id
+    if errors and claim.job.store_text != StoreText.NONE:
         connection.execute(update(payloads).where(own).values(data=encode_payload(errors)))
     else:
         connection.execute(delete(payloads).where(own))

@@ -95,6 +95,8 @@ def create_job(
             priority=spec.priority.value,
             status=JobStatus.LOADING.value,
             max_error_rate=spec.max_error_rate,
+            store_text=spec.store_text.value,
+            hash_key_id=spec.hash_key_id,
             full_text=spec.full_text,
             index_columns=list(spec.index_columns) or None,
             number=_next_number(connection),

@@ -69,10 +69,12 @@ jobs = Table(
     Column("key", Text, unique=True, comment="idempotency key"),
     Column("input_hash", LargeBinary, comment="SHA-256 of records, task, model and params"),
     Column("store_text", Text, nullable=False, server_default="full", comment="or hash, or none"),
+    Column("hash_key_id", Text, comment="of the key of its keyed hashes"),
     Column("full_text", Boolean, nullable=False, server_default=false(), comment="words indexed"),
     Column("index_columns", JsonColumn, comment="columns of extra in result_values"),
     Column("reuse", Boolean, nullable=False, server_default=false(), comment="earlier answers"),
     Column("reused_records", BigInteger, nullable=False, server_default=text("0")),
+    Column("reusable_at", Float, comment="when its results had got their reuse keys"),
     Column("number", BigInteger, comment="its rows in result_words begin at number * 2^40"),
     Index("ix_jobs_number", "number", unique=True),
 )

@@ -15,8 +15,9 @@ from sqlalchemy import Connection, Row, delete, func, select, update
 
 from textmill.core.errors import JobConflictError
 from textmill.core.jobs import ChunkStatus, JobStatus, Record, whats_possible
+from textmill.core.stored_texts import StoreText
 from textmill.core.tasks import get_task, read_own_params, validate_params
-from textmill.db.jobs import get_job
+from textmill.db.jobs import check_not_purged, get_job
 from textmill.db.loading import ChunkCutter, NewChunk, insert_chunks
 from textmill.db.models import chunks, jobs, label_counts, payloads, results
 from textmill.db.payloads import decode_payload, encode_record
@@ -38,6 +39,7 @@ def rerun_job(connection: Connection, job_id: str) -> int:
     job has not ended, was cancelled, or an input is not stored.
     """
     job = get_job(connection, job_id)
+    check_not_purged(job)
     if job.status not in RERUNNABLE:
         raise _not_ended(job)
     waiting = _take_back(connection, job_id)
@@ -101,7 +103,7 @@ def _queue_anew(connection: Connection, job: Row[Any]) -> None:
     """
     changed = connection.execute(
         update(jobs)
-        .where(jobs.c.id == job.id, jobs.c.status.in_(RERUNNABLE))
+        .where(jobs.c.id == job.id, jobs.c.status.in_(RERUNNABLE), jobs.c.purged_at.is_(None))
         .values(
             status=JobStatus.QUEUED.value,
             done_records=0,
@@ -116,7 +118,9 @@ def _queue_anew(connection: Connection, job: Row[Any]) -> None:
         )
     )
     if changed.rowcount != 1:
-        raise _not_ended(get_job(connection, job.id))
+        found = get_job(connection, job.id)
+        check_not_purged(found)
+        raise _not_ended(found)
     connection.execute(delete(label_counts).where(label_counts.c.job_id == job.id))
 
 
@@ -134,6 +138,9 @@ def _check_inputs(connection: Connection, job: Row[Any]) -> None:
             job, f"task {job.task!r} reads {', '.join(unstored)}, which no row has"
         )
     done = (chunks.c.job_id == job.id, chunks.c.status == ChunkStatus.DONE.value)
+    ran = connection.scalar(select(chunks.c.id).where(*done).limit(1)) is not None
+    if ran and job.store_text != StoreText.FULL:
+        raise _input_missing(job, f"it was submitted with --store-text {job.store_text}")
     kept = select(chunks.c.id).where(*done).join(payloads, payloads.c.chunk_id == chunks.c.id)
     for chunk_id in connection.scalars(kept).all():
         own = payloads.c.chunk_id == chunk_id

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from hashlib import blake2b
 from itertools import repeat
 from typing import Any, NamedTuple
 
@@ -25,7 +24,6 @@ from textmill.db.indexing import (
 )
 from textmill.db.models import results
 
-HASH_BYTES = 16
 NO_ENTRIES = Entries()
 # What entries are made of.
 INDEXED = [
@@ -51,11 +49,6 @@ class ResultRow(NamedTuple):
     input_tokens: int | None = None
     output_tokens: int | None = None
     reused_from: str | None = None
-
-
-def hash_text(value: str) -> bytes:
-    """The 16-byte BLAKE2b digest by which equal texts are found."""
-    return blake2b(value.encode(), digest_size=HASH_BYTES).digest()
 
 
 def to_json(value: Any) -> str | None:

@@ -11,7 +11,8 @@ from sqlalchemy import Connection, Row, case, delete, func, select, update
 
 from textmill.core.errors import JobConflictError
 from textmill.core.jobs import ChunkStatus, JobStatus, refusal, whats_possible
-from textmill.db.jobs import get_job
+from textmill.core.stored_texts import StoreText
+from textmill.db.jobs import check_not_purged, get_job
 from textmill.db.loading import NewChunk, insert_chunks
 from textmill.db.models import chunks, jobs, payloads, results
 from textmill.db.payloads import decode_payload
@@ -41,6 +42,9 @@ def rows_taken_by_retry(connection: Connection, job_id: str) -> int:
     Read off the chunks: what is done and has no row was done by an earlier run, and runs again in
     chunks that are not done. A record that was retried more than once counts once.
     """
+    job = get_job(connection, job_id)
+    if job.store_text == StoreText.NONE:
+        return 0  # no row has what it takes to run again
     done = func.sum(case((chunks.c.status == ChunkStatus.DONE.value, chunks.c.records), else_=0))
     gone = (ChunkStatus.DONE.value, ChunkStatus.SPLIT.value)
     undone = func.sum(case((chunks.c.status.in_(gone), 0), else_=chunks.c.records))
@@ -53,7 +57,6 @@ def rows_taken_by_retry(connection: Connection, job_id: str) -> int:
             results.c.text_hash.is_(None),
         )
     )
-    job = get_job(connection, job_id)
     rows = job.done_records + job.error_records - (unreadable or 0)
     return max(0, min(int(sums[0] or 0) - int(rows), int(sums[1] or 0)))
 
@@ -90,8 +93,14 @@ def _why_nothing_runs(connection: Connection, job_id: str) -> str:
     )
     if running:
         return f"has {running} records in work and no other left; retry it when they are done"
-    if get_job(connection, job_id).error_records == 0:
+    job = get_job(connection, job_id)
+    if job.error_records == 0:
         return "has a result for every record; nothing is left to run"
+    if job.store_text == StoreText.NONE:
+        return (
+            "has no record to run again: it was submitted with --store-text none, so the inputs "
+            "of its error records are not kept; submit them again"
+        )
     return (
         "has no record to run again: its error rows are inputs that could not be read, "
         "which have to be mended and submitted anew"
@@ -101,12 +110,18 @@ def _why_nothing_runs(connection: Connection, job_id: str) -> str:
 def _requeue(connection: Connection, job_id: str) -> None:
     changed = connection.execute(
         update(jobs)
-        .where(jobs.c.id == job_id, jobs.c.status.in_([status.value for status in RETRYABLE]))
+        .where(
+            jobs.c.id == job_id,
+            jobs.c.status.in_([status.value for status in RETRYABLE]),
+            jobs.c.purged_at.is_(None),
+        )
         .values(status=JobStatus.QUEUED.value, finished_at=None, error=None, load_failures=None)
     )
     if changed.rowcount == 1:
         return
-    status = JobStatus(get_job(connection, job_id).status)
+    job = get_job(connection, job_id)
+    check_not_purged(job)
+    status = JobStatus(job.status)
     if status == JobStatus.COMPLETED:
         raise JobConflictError(
             f"job {job_id} is completed: it has no error records to retry; "

@@ -14,6 +14,7 @@ from textmill.core.errors import InvalidJobError, ServiceUnavailableError
 from textmill.core.jobs import ENDED, JobSpec, JobStatus
 from textmill.core.patience import keep_trying
 from textmill.core.settings import load_settings
+from textmill.core.stored_texts import parse_store_text
 from textmill.core.tasks import get_task, load_plugins, take_own_columns
 from textmill.db import jobs as jobs_db
 from textmill.db.filters import ResultFilter
@@ -202,6 +203,7 @@ def submit(
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
     max_error_rate: float | None = None,
+    store_text: str = "full",
     full_text: bool = True,
     index_columns: Sequence[str] = (),
     **params: Any,
@@ -234,6 +236,7 @@ def submit(
         priority=parse_priority(priority),
         key=key,
         max_error_rate=max_error_rate,
+        store_text=parse_store_text(store_text),
         full_text=full_text,
         index_columns=tuple(index_columns),
     )
@@ -252,6 +255,7 @@ def submit(
             spec,
             reader,
             lease_seconds=session.settings.lease_seconds,
+            hash_key=session.settings.hash_key_bytes,
         )
     job = Job(submitted.job_id)
     job.existing = submitted.existing

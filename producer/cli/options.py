@@ -90,6 +90,14 @@ MaxErrorRate = Annotated[
         show_default=False,
     ),
 ]
+StoreTextName = Annotated[
+    str,
+    typer.Option(
+        "--store-text",
+        metavar="MODE",
+        help="What results keep of the texts: full; hash, made with TEXTMILL_HASH_KEY; or none.",
+    ),
+]
 FullText = Annotated[
     bool,
     typer.Option(

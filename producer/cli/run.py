@@ -59,6 +59,7 @@ def run(
     priority: o.PriorityName = "normal",
     key: o.Key = None,
     max_error_rate: o.MaxErrorRate = None,
+    store_text: o.StoreTextName = "full",
     full_text: o.FullText = True,
     index_column: o.IndexColumns = None,
     devices: o.Devices = "auto",

@@ -60,6 +60,7 @@ def submit(
     priority: o.PriorityName = "normal",
     key: o.Key = None,
     max_error_rate: o.MaxErrorRate = None,
+    store_text: o.StoreTextName = "full",
     full_text: o.FullText = True,
     index_column: o.IndexColumns = None,
     json: o.Json = False,
@@ -89,6 +90,7 @@ def make_submission(**given: Any) -> Submission:
     """A Submission of the command's options; raises InvalidJobError before anything is opened."""
     from textmill.core.jobs import JobSpec
     from textmill.core.settings import load_settings
+    from textmill.core.stored_texts import parse_store_text
     from textmill.core.tasks import load_plugins
     from textmill.producer.cli.task_options import split_arguments
     from textmill.producer.submit import name_after, parse_priority, validate_spec
@@ -116,6 +118,7 @@ def make_submission(**given: Any) -> Submission:
         priority=parse_priority(given["priority"]),
         key=given["key"],
         max_error_rate=parse_rate(given["max_error_rate"]),
+        store_text=parse_store_text(given["store_text"]),
         full_text=given["full_text"],
         index_columns=tuple(dict.fromkeys(given["index_column"] or ())),
     )
@@ -177,6 +180,7 @@ def submit_records(context: Context, submission: Submission) -> Submitted:
                 spec,
                 reader,
                 lease_seconds=context.settings.lease_seconds,
+                hash_key=context.settings.hash_key_bytes,
                 progress=_LoadProgress(),
                 on_wait=lambda reason: say(f"waiting: {reason}"),
             )

@@ -52,6 +52,7 @@ def upgrade() -> None:
             server_default="full",
             comment="or hash, or none",
         ),
+        sa.Column("hash_key_id", sa.Text(), comment="of the key of its keyed hashes"),
         sa.Column(
             "full_text",
             sa.Boolean(),
@@ -68,6 +69,9 @@ def upgrade() -> None:
             comment="earlier answers",
         ),
         sa.Column("reused_records", sa.BigInteger(), nullable=False, server_default=sa.text("0")),
+        sa.Column(
+            "reusable_at", sa.Float(), comment="when its results had got their reuse keys"
+        ),
         sa.Column(
             "number",
             sa.BigInteger(),

@@ -62,20 +62,21 @@ def hash_text(text: str, key: bytes | None = None) -> bytes:
     """The 16-byte BLAKE2b digest by which equal texts are found; with a key, only by its owner."""
     if key is None:
         return blake2b(text.encode(), digest_size=HASH_BYTES).digest()
-    return blake2b(text.encode(), digest_size=HASH_BYTES, key=_fit(key), person=TEXT).digest()
+    return blake2b(text.encode(), digest_size=HASH_BYTES, key=fit_key(key), person=TEXT).digest()
 
 
 def keyed_digest(key: bytes) -> blake2b:
     """A digest of 32 bytes under the key, to be fed a job's whole input."""
-    return blake2b(digest_size=32, key=_fit(key), person=INPUT)
+    return blake2b(digest_size=32, key=fit_key(key), person=INPUT)
 
 
 def key_id(key: bytes) -> str:
     """What tells the key from others and does not reveal it."""
-    return blake2b(digest_size=KEY_ID_BYTES, key=_fit(key), person=KEY_ID).hexdigest()
+    return blake2b(digest_size=KEY_ID_BYTES, key=fit_key(key), person=KEY_ID).hexdigest()
 
 
-def _fit(key: bytes) -> bytes:
+def fit_key(key: bytes) -> bytes:
+    """The key as BLAKE2b takes it, which is 64 bytes at most."""
     return key if len(key) <= MAX_KEY_BYTES else blake2b(key).digest()
 
 

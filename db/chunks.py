@@ -7,7 +7,7 @@ own claim. Lock order everywhere: chunks by id, then the job.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import (
@@ -39,6 +39,7 @@ from textmill.db.jobs import closing_status, fail_job
 from textmill.db.models import chunks, jobs, label_counts, payloads
 from textmill.db.payloads import decode_payload, encode_payload
 from textmill.db.results import NO_ENTRIES, ResultRow, write_results
+from textmill.db.reuse import keep_answers
 from textmill.db.workers import live_workers, place_of
 
 CLAIMABLE = (JobStatus.QUEUED.value, JobStatus.RUNNING.value)
@@ -79,6 +80,10 @@ class ChunkOutcome:
     input_tokens: int = 0
     output_tokens: int = 0
     device_seconds: float = 0.0
+    reused: int = 0  # how many of the rows were answered from earlier results
+    answers: Mapping[bytes, int] = field(
+        default_factory=dict
+    )  # reuse keys of computed rows, and their indexes
 
 
 def claim_chunk(
@@ -173,6 +178,7 @@ def complete_chunk(
     _pass_fence(connection, claim)
     write_results(connection, claim.job.id, outcome.rows, outcome.entries)
     _keep_error_inputs(connection, claim, outcome.errors)
+    keep_answers(connection, claim.job.id, outcome.answers)
     job = _count_records(connection, claim, outcome)
     count_labels_of(connection, claim.job.id, outcome.labels)
     if _too_many_errors(job):
@@ -237,6 +243,7 @@ def _count_records(connection: Connection, claim: Claim, outcome: ChunkOutcome) 
             input_tokens=jobs.c.input_tokens + outcome.input_tokens,
             output_tokens=jobs.c.output_tokens + outcome.output_tokens,
             device_seconds=jobs.c.device_seconds + outcome.device_seconds,
+            reused_records=jobs.c.reused_records + outcome.reused,
             status=case((is_last, closing_status(errors)), else_=jobs.c.status),
             finished_at=case((is_last, now()), else_=jobs.c.finished_at),
         )

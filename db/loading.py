@@ -18,7 +18,15 @@ from sqlalchemy.exc import IntegrityError
 from textmill.core.errors import JobConflictError
 from textmill.core.jobs import ChunkStatus, JobSpec, JobStatus, new_job_id
 from textmill.db.clock import now
-from textmill.db.models import chunks, jobs, label_counts, payloads, result_values, results
+from textmill.db.models import (
+    chunks,
+    jobs,
+    label_counts,
+    payloads,
+    result_values,
+    results,
+    reuse_keys,
+)
 from textmill.db.payloads import compress
 
 MAX_CHUNK_BYTES = 1 << 20  # of encoded records
@@ -99,6 +107,7 @@ def create_job(
             hash_key_id=spec.hash_key_id,
             full_text=spec.full_text,
             index_columns=list(spec.index_columns) or None,
+            reuse=spec.reuse,
             number=_next_number(connection),
             created_at=now(),
             load_expires_at=now() + load_seconds,
@@ -244,6 +253,6 @@ def delete_job(connection: Connection, job_id: str, *, expected: JobStatus) -> b
         return False
     own_chunks = select(chunks.c.id).where(chunks.c.job_id == job_id)
     connection.execute(delete(payloads).where(payloads.c.chunk_id.in_(own_chunks)))
-    for table in (chunks, results, result_values, label_counts):
+    for table in (chunks, results, result_values, reuse_keys, label_counts):
         connection.execute(delete(table).where(table.c.job_id == job_id))
     return True

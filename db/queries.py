@@ -178,7 +178,7 @@ def _end(connection: Connection, job: Row[Any]) -> int:
     """Before which index all rows of the job lie."""
     total = connection.scalar(select(jobs.c.total_records).where(jobs.c.id == job.id))
     if total:
-        return total
+        return int(total)
     own = results.c.job_id == job.id  # it is being loaded: its rows are bad inputs
     return (connection.scalar(select(func.max(results.c.record_index)).where(own)) or 0) + 1
 

@@ -115,6 +115,8 @@ def _queue_anew(connection: Connection, job: Row[Any]) -> None:
             error=None,
             load_failures=None,
             model_version=None,
+            reused_records=0,
+            reusable_at=None,
         )
     )
     if changed.rowcount != 1:

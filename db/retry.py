@@ -115,7 +115,13 @@ def _requeue(connection: Connection, job_id: str) -> None:
             jobs.c.status.in_([status.value for status in RETRYABLE]),
             jobs.c.purged_at.is_(None),
         )
-        .values(status=JobStatus.QUEUED.value, finished_at=None, error=None, load_failures=None)
+        .values(
+            status=JobStatus.QUEUED.value,
+            finished_at=None,
+            error=None,
+            load_failures=None,
+            reusable_at=None,
+        )
     )
     if changed.rowcount == 1:
         return

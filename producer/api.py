@@ -206,6 +206,7 @@ def submit(
     store_text: str = "full",
     full_text: bool = True,
     index_columns: Sequence[str] = (),
+    reuse: bool = False,
     **params: Any,
 ) -> Job:
     """Put a job into the queue and return it; ``params`` are the task's own options.
@@ -239,6 +240,7 @@ def submit(
         store_text=parse_store_text(store_text),
         full_text=full_text,
         index_columns=tuple(index_columns),
+        reuse=reuse,
     )
     reading = ReadOptions(
         columns=columns,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from textmill.core.tasks import get_task, nearest, validate_params
 from textmill.db import jobs as jobs_db
 from textmill.db import loading as loading_db
 from textmill.db.dispatch import fill_window, publish, window_size
+from textmill.db.reuse import make_reusable
 from textmill.db.session import Database
 from textmill.producer.loader import InputDigest, Loader, OnWait, Progress, encode_input
 from textmill.producer.model_check import check_model
@@ -108,6 +109,7 @@ def submit_job(
     hash_key: bytes | None = None,
     progress: Progress | None = None,
     on_wait: OnWait = lambda reason: None,
+    on_reusable: Callable[[int], None] = lambda records: None,
 ) -> Submitted:
     """Write the job and its records, dispatch its first chunks, and say what became of it.
 
@@ -115,9 +117,12 @@ def submit_job(
     InputError for a bad input (nothing is left behind), JobConflictError if the key belongs to
     other input or the job was cancelled while loading, ServiceUnavailableError if the database is
     away: at once if it is away at the start, later only after ``lease_seconds``. ``on_wait`` is
-    called when a wait begins.
+    called when a wait begins, ``on_reusable`` with the number of earlier results that were looked
+    at for a job that reuses them.
     """
     check_index_columns(spec, reader)
+    if spec.reuse and (looked_at := make_reusable(database, spec, secret=hash_key)):
+        on_reusable(looked_at)
     database.transact(loading_db.remove_dead_loads)  # one may hold the key, with no worker to sweep
     job_id = _create_job(database, spec, reader, lease_seconds, on_wait)
     if not isinstance(job_id, str):

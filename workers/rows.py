@@ -56,8 +56,11 @@ def gather_outcome(
             outcome.rows.append(_error_row(record, output, text_field, keeping))
             continue
         outcome.rows.append(_row(record, output, text_field, keeping))
-        outcome.input_tokens += output.input_tokens
-        outcome.output_tokens += output.output_tokens
+        if output.reused_from is None:
+            outcome.input_tokens += output.input_tokens
+            outcome.output_tokens += output.output_tokens
+        else:
+            outcome.reused += 1
         if output.labels:
             labels.update(output.labels)
         elif output.label is not None:
@@ -84,6 +87,7 @@ def _row(record: Record, output: Output, text_field: str, keeping: Keeping) -> R
         None if record.extra is None else to_json(record.extra),
         output.input_tokens,
         output.output_tokens,
+        output.reused_from,
     )
 
 

@@ -20,6 +20,7 @@ from textmill.core.errors import (
     describe_error,
 )
 from textmill.core.hub import COMMIT
+from textmill.core.jobs import Record
 from textmill.core.messages import ChunkMessage
 from textmill.core.stored_texts import StoreText, check_key
 from textmill.core.tasks import get_task, validate_params
@@ -38,6 +39,7 @@ from textmill.db.indexing import make_entries
 from textmill.db.jobs import pin_model
 from textmill.workers.items import DeviceLostError, ModelRequest, NoRoomError, Output
 from textmill.workers.process import Hold, WorkerProcess
+from textmill.workers.reused import Reused
 from textmill.workers.rows import Keeping, gather_outcome
 
 log = structlog.get_logger("textmill.worker")
@@ -149,34 +151,51 @@ def _finish(
 
 
 def _compute(worker: WorkerProcess, claim: Claim, hold: Hold) -> ChunkOutcome:
-    job, records = claim.job, claim.records
     _keeping(worker, claim)  # before the work that could not be kept
-    params = validate_params(get_task(job.task), job.params)
-    engine = worker.pool.engine(_model_request(worker, claim))
+    version = _model_version(worker, claim)
+    reused = Reused.look(worker, claim, version)
+    outputs, device_seconds = _run(worker, claim, hold, version, reused.left)
+    outcome = _gather(worker, claim, reused.merge(outputs))
+    outcome.device_seconds = device_seconds
+    outcome.answers = reused.answers(outputs)
+    return outcome
+
+
+def _run(
+    worker: WorkerProcess, claim: Claim, hold: Hold, version: str | None, records: Sequence[Record]
+) -> tuple[Sequence[Output | RecordError], float]:
+    """The outputs of these records of the chunk, and the device's time for them."""
+    if not records:
+        return [], 0.0  # all were answered: no model is loaded for them
+    params = validate_params(get_task(claim.job.task), claim.job.params)
+    engine = worker.pool.engine(_model_request(worker, claim, version))
     submission = engine.submit(records, params)
     hold.on_loss(submission.cancel)
     outputs = submission.wait()
     if hold.lost is not None:
         raise LeaseLostError(hold.lost)
-    outcome = _gather(worker, claim, outputs)
-    outcome.device_seconds = submission.device_seconds
-    return outcome
+    return outputs, submission.device_seconds
 
 
-def _model_request(worker: WorkerProcess, claim: Claim) -> ModelRequest:
-    """The job's model as what it was when the job's first chunk asked for it."""
-    job, settings = claim.job, worker.settings
-    asked = job.permits or ()
-    permits = Permits(
+def _permits(worker: WorkerProcess, claim: Claim) -> Permits:
+    asked, settings = claim.job.permits or (), worker.settings
+    return Permits(
         pickle="pickle" in asked and settings.allow_pickle,
         remote_code="remote_code" in asked and settings.trust_remote_code,
     )
-    version = job.model_version
-    if version is None and get_task(job.task).architecture is not None:
-        found = worker.pool.identities.identify(job.model, job.revision, permits)
-        version = worker.patiently(
-            lambda: worker.database.transact(pin_model, job.id, found), "database"
-        )
+
+
+def _model_version(worker: WorkerProcess, claim: Claim) -> str | None:
+    """The job's model as what it was when the job's first chunk asked for it."""
+    job = claim.job
+    if job.model_version is not None or get_task(job.task).architecture is None:
+        return job.model_version  # type: ignore[no-any-return]
+    found = worker.pool.identities.identify(job.model, job.revision, _permits(worker, claim))
+    return worker.patiently(lambda: worker.database.transact(pin_model, job.id, found), "database")
+
+
+def _model_request(worker: WorkerProcess, claim: Claim, version: str | None) -> ModelRequest:
+    job = claim.job
     is_commit = version is not None and COMMIT.fullmatch(version) is not None
     return ModelRequest(
         job.task,
@@ -185,7 +204,7 @@ def _model_request(worker: WorkerProcess, claim: Claim) -> ModelRequest:
         job.dtype,
         worker.options.device,
         None if is_commit else version,
-        permits,
+        _permits(worker, claim),
     )
 
 

@@ -105,6 +105,13 @@ FullText = Annotated[
         help="Index the words of texts and outputs, for `results --search`.",
     ),
 ]
+Reuse = Annotated[
+    bool,
+    typer.Option(
+        "--reuse",
+        help="Take a record's answer from an earlier result of equal input, model and options.",
+    ),
+]
 IndexColumns = Annotated[
     list[str] | None,
     typer.Option(

@@ -62,6 +62,7 @@ def run(
     store_text: o.StoreTextName = "full",
     full_text: o.FullText = True,
     index_column: o.IndexColumns = None,
+    reuse: o.Reuse = False,
     devices: o.Devices = "auto",
     resume: ResumeJob = None,
     json: o.Json = False,

@@ -63,6 +63,7 @@ def submit(
     store_text: o.StoreTextName = "full",
     full_text: o.FullText = True,
     index_column: o.IndexColumns = None,
+    reuse: o.Reuse = False,
     json: o.Json = False,
 ) -> None:
     """Put a job into the queue and print its id.
@@ -121,6 +122,7 @@ def make_submission(**given: Any) -> Submission:
         store_text=parse_store_text(given["store_text"]),
         full_text=given["full_text"],
         index_columns=tuple(dict.fromkeys(given["index_column"] or ())),
+        reuse=given["reuse"],
     )
     reading = _read_options(given, options.columns)
     spec, rules = validate_spec(asked, settings)
@@ -183,6 +185,7 @@ def submit_records(context: Context, submission: Submission) -> Submitted:
                 hash_key=context.settings.hash_key_bytes,
                 progress=_LoadProgress(),
                 on_wait=lambda reason: say(f"waiting: {reason}"),
+                on_reusable=lambda rows: say(f"{number(rows)} earlier results may answer records"),
             )
         except KeyboardInterrupt:
             say("interrupted: nothing was submitted")

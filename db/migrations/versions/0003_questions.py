@@ -69,9 +69,7 @@ def upgrade() -> None:
             comment="earlier answers",
         ),
         sa.Column("reused_records", sa.BigInteger(), nullable=False, server_default=sa.text("0")),
-        sa.Column(
-            "reusable_at", sa.Float(), comment="when its results had got their reuse keys"
-        ),
+        sa.Column("reusable_at", sa.Float(), comment="when its results had got their reuse keys"),
         sa.Column(
             "number",
             sa.BigInteger(),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class TextmillError(Exception):
     """Base of all errors whose message is meant for a person."""
@@ -39,6 +41,10 @@ class JobConflictError(InvalidJobError):
     """The key belongs to a job with other input, or the job's status forbids the change."""
 
 
+class PurgedJobError(TextmillError):
+    """The job's texts and outputs were removed; nothing brings them back."""
+
+
 class ServiceUnavailableError(TextmillError):
     """The database or the broker does not answer, refuses the login, or has no space."""
 
@@ -66,3 +72,23 @@ class RecordError(TextmillError):
         super().__init__(message)
         self.code = code
         self.message = message
+
+
+def describe_error(error: BaseException) -> str:
+    """An error for a log or a job: its message only where that cannot quote a record's text.
+
+    Any other is named by its kind and place, as in ``ValueError in spans.py, line 88``.
+    """
+    kind = type(error).__name__
+    if isinstance(error, TextmillError) and not isinstance(error, RecordError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{kind}: {error}"
+    state = getattr(getattr(error, "orig", None), "sqlstate", None)  # of a database's error
+    kind += f" {state}" if state else ""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return kind
+    return f"{kind} in {Path(trace.tb_frame.f_code.co_filename).name}, line {trace.tb_lineno}"

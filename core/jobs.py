@@ -8,8 +8,11 @@ from __future__ import annotations
 import secrets
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
+
+from textmill.core.stored_texts import StoreText
 
 CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
 
@@ -113,6 +116,11 @@ def refusal(job_id: str, status: JobStatus, wanted: str) -> str:
     return f"job {job_id} {problem}; {whats_possible(job_id, status)}"
 
 
+def purge_day(purged_at: float) -> str:
+    """The day, in UTC, on which a job was purged."""
+    return datetime.fromtimestamp(purged_at, UTC).date().isoformat()
+
+
 def new_job_id() -> str:
     """A 16-character id that sorts by time: 52 bits of Unix microseconds, then 28 random bits.
 
@@ -168,3 +176,8 @@ class JobSpec:
     priority: Priority = Priority.NORMAL
     key: str | None = None  # idempotency key
     max_error_rate: float | None = None  # share of records, 0..1; above it the job fails
+    full_text: bool = True  # the words of texts and outputs are indexed, for --search
+    index_columns: tuple[str, ...] = ()  # other columns that are indexed, for --where
+    store_text: StoreText = StoreText.FULL  # what rows keep of a text
+    hash_key_id: str | None = None  # of the key of their hashes
+    reuse: bool = False  # records are answered from earlier results where there are any

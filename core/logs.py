@@ -1,12 +1,15 @@
 """Log lines of long-running processes: one line an event, on stderr, as text or JSON.
 
-Texts of records are never logged, at any level.
+No text of a record is logged, but at debug: there an unexpected error is shown with its message,
+which may quote one. Elsewhere it is its kind, and the places in the code that it passed.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
+import traceback
+from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
@@ -36,12 +39,36 @@ class UnacknowledgedFilter(logging.Filter):
         return True
 
 
+MOST_CAUSES = 10  # of one error; contexts may lead in a circle
+
+
+def format_error(logger: Any, name: str, event: MutableMapping[str, Any]) -> Any:
+    """A processor: of an exception its kind and its frames, and no message."""
+    info = event.pop("exc_info", None)
+    error = info[1] if isinstance(info, tuple) else info
+    if error is True:
+        error = sys.exc_info()[1]
+    if isinstance(error, BaseException):
+        event["exception"] = "".join(_frames(error, MOST_CAUSES))
+    return event
+
+
+def _frames(error: BaseException, causes: int) -> list[str]:
+    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    lines = []
+    if before is not None and causes:
+        lines = [*_frames(before, causes - 1), "\nand from there\n"]
+    lines += ["Traceback (most recent call last):\n", *traceback.format_tb(error.__traceback__)]
+    return [*lines, f"{type(error).__name__} (TEXTMILL_LOG_LEVEL=debug shows its message)"]
+
+
 def configure_logging(settings: Settings) -> None:
     """Send the standard library's and structlog's events through one formatter to stderr."""
+    debug = settings.log_level == "debug"
     shared: list[Any] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
+        structlog.processors.format_exc_info if debug else format_error,
     ]
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

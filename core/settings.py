@@ -10,11 +10,12 @@ from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 import platformdirs
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from textmill.core.errors import ConfigurationError
+from textmill.core.stored_texts import MIN_KEY_BYTES
 
 BROKER_SCHEMES = ("redis", "rediss", "redis+socket", "unix", "sentinel")
 MAX_SOCKET_PATH_BYTES = 100  # sockaddr_un holds 108 with its NUL; kombu adds to ours
@@ -81,8 +82,13 @@ class Settings(BaseSettings):
         default=False,
         description="a worker may run a model's Python files for jobs that say --trust-remote-code",
     )
+    hash_key: SecretStr | None = Field(
+        default=None,
+        description="secret of at least 16 bytes for --store-text hash, everywhere the same",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="debug, info, warning or error; texts are never logged"
+        default="info",
+        description="debug, info, warning or error; texts are logged at debug only",
     )
     log_format: Literal["console", "json"] = Field(
         default="console", description="console or json lines, on stderr"
@@ -109,10 +115,26 @@ class Settings(BaseSettings):
                 )
         return value
 
+    @field_validator("hash_key")
+    @classmethod
+    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        size = 0 if value is None else len(value.get_secret_value().encode())
+        if value is not None and size < MIN_KEY_BYTES:
+            raise ValueError(
+                f"it has {size} bytes, expected at least {MIN_KEY_BYTES}, such as from "
+                "`openssl rand -hex 32`"
+            )
+        return value
+
     @field_validator("home")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
+
+    @property
+    def hash_key_bytes(self) -> bytes | None:
+        """The key of keyed hashes, None if there is none."""
+        return None if self.hash_key is None else self.hash_key.get_secret_value().encode()
 
     @property
     def embedded_broker(self) -> bool:
@@ -163,7 +185,7 @@ def _through_psycopg(url: str) -> str:
 
 def _explain(detail: ErrorDetails) -> str:
     name = f"TEXTMILL_{str(detail['loc'][0]).upper()}"
-    secret = name.endswith("_URL")
+    secret = name.endswith(("_URL", "_KEY"))
     given = name if secret else f"{name}={detail['input']!r}"
     return f"{given}: {detail['msg'].removeprefix('Value error, ')}"
 

@@ -7,7 +7,7 @@ own claim. Lock order everywhere: chunks by id, then the job.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import (
@@ -31,12 +31,15 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from textmill.core.errors import RetryableError
 from textmill.core.jobs import ChunkStatus, JobStatus, Record
 from textmill.core.messages import ChunkMessage
+from textmill.core.stored_texts import StoreText
 from textmill.db.clock import now
 from textmill.db.dispatch import fill_window
+from textmill.db.indexing import Entries
 from textmill.db.jobs import closing_status, fail_job
 from textmill.db.models import chunks, jobs, label_counts, payloads
 from textmill.db.payloads import decode_payload, encode_payload
-from textmill.db.results import ResultRow, write_results
+from textmill.db.results import NO_ENTRIES, ResultRow, write_results
+from textmill.db.reuse import keep_answers
 
 CLAIMABLE = (JobStatus.QUEUED.value, JobStatus.RUNNING.value)
 MAX_FAILURES = 3
@@ -66,14 +69,20 @@ class Claim:
 
 @dataclass(slots=True)
 class ChunkOutcome:
-    """All that a processed chunk writes: its rows, the inputs of its error rows, and the counts."""
+    """All that a processed chunk writes: its rows with what finds them, the inputs of its error
+    rows, and the counts."""
 
     rows: list[ResultRow]
     errors: list[Record]
     labels: Mapping[str, int]
+    entries: Entries = NO_ENTRIES
     input_tokens: int = 0
     output_tokens: int = 0
     device_seconds: float = 0.0
+    reused: int = 0  # how many of the rows were answered from earlier results
+    answers: Mapping[bytes, int] = field(
+        default_factory=dict
+    )  # reuse keys of computed rows, and their indexes
 
 
 def claim_chunk(
@@ -166,10 +175,11 @@ def complete_chunk(
     the job's window. Raises LeaseLostError, and so writes nothing, if the fence does not hold.
     """
     _pass_fence(connection, claim)
-    write_results(connection, claim.job.id, outcome.rows)
-    _keep_error_inputs(connection, claim.chunk_id, outcome.errors)
+    write_results(connection, claim.job.id, outcome.rows, outcome.entries)
+    _keep_error_inputs(connection, claim, outcome.errors)
+    keep_answers(connection, claim.job.id, outcome.answers)
     job = _count_records(connection, claim, outcome)
-    _count_labels(connection, claim.job.id, outcome.labels)
+    count_labels_of(connection, claim.job.id, outcome.labels)
     if _too_many_errors(job):
         fail_job(connection, job.id, _error_rate_reason(job))
         return []
@@ -202,10 +212,10 @@ def why_lost(connection: Connection, claim: Claim) -> str:
     return f"job {claim.job.id} was cancelled" if status == JobStatus.CANCELLED else overtaken
 
 
-def _keep_error_inputs(connection: Connection, chunk_id: int, errors: Sequence[Record]) -> None:
-    """The payload goes; only the inputs of error records stay, for ``retry``."""
-    own = payloads.c.chunk_id == chunk_id
-    if errors:
+def _keep_error_inputs(connection: Connection, claim: Claim, errors: Sequence[Record]) -> None:
+    """The payload goes; only the inputs of error records stay, for ``retry``, if any may."""
+    own = payloads.c.chunk_id == claim.chunk_id
+    if errors and claim.job.store_text != StoreText.NONE:
         connection.execute(update(payloads).where(own).values(data=encode_payload(errors)))
     else:
         connection.execute(delete(payloads).where(own))
@@ -232,6 +242,7 @@ def _count_records(connection: Connection, claim: Claim, outcome: ChunkOutcome) 
             input_tokens=jobs.c.input_tokens + outcome.input_tokens,
             output_tokens=jobs.c.output_tokens + outcome.output_tokens,
             device_seconds=jobs.c.device_seconds + outcome.device_seconds,
+            reused_records=jobs.c.reused_records + outcome.reused,
             status=case((is_last, closing_status(errors)), else_=jobs.c.status),
             finished_at=case((is_last, now()), else_=jobs.c.finished_at),
         )
@@ -242,7 +253,8 @@ def _count_records(connection: Connection, claim: Claim, outcome: ChunkOutcome) 
     return job
 
 
-def _count_labels(connection: Connection, job_id: str, labels: Mapping[str, int]) -> None:
+def count_labels_of(connection: Connection, job_id: str, labels: Mapping[str, int]) -> None:
+    """Add to the job's counts by label."""
     if not labels:
         return
     sqlite = connection.dialect.name == "sqlite"

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, delete, select, update
 from textmill.core.jobs import JobStatus
 from textmill.db.clock import now
 from textmill.db.loading import GIVEN_UP
-from textmill.db.models import chunks, jobs, payloads, results
+from textmill.db.models import chunks, jobs, payloads, result_values, results
 from textmill.db.session import Database
 
 PART_CHUNKS = 64  # deleted by one transaction, with payloads of up to a mebibyte each
@@ -95,5 +95,6 @@ def _remove_part(connection: Connection, *which: ColumnElement[bool]) -> tuple[s
     connection.execute(delete(results).where(results.c.job_id == job_id, *part))
     is_gone = rest is None and len(some) < PART_CHUNKS
     if is_gone:
+        connection.execute(delete(result_values).where(result_values.c.job_id == job_id))
         connection.execute(delete(jobs).where(jobs.c.id == job_id))
     return job_id, is_gone

@@ -20,10 +20,11 @@ from sqlalchemy import (
     update,
 )
 
-from textmill.core.errors import JobConflictError, JobNotFoundError
+from textmill.core.errors import JobConflictError, JobNotFoundError, PurgedJobError
 from textmill.core.jobs import (
     ChunkStatus,
     JobStatus,
+    purge_day,
     refusal,
     sources_of,
 )
@@ -185,6 +186,15 @@ def get_job(connection: Connection, job_id: str) -> Row[Any]:
     if row is None:
         raise JobNotFoundError(f"no job {job_id!r}; `textmill jobs` lists them")
     return row
+
+
+def check_not_purged(job: Row[Any]) -> None:
+    """Raise PurgedJobError for a job whose texts and outputs were removed."""
+    if job.purged_at is not None:
+        raise PurgedJobError(
+            f"job {job.id} was purged on {purge_day(job.purged_at)}; its texts are gone: submit "
+            "its input again for a new job"
+        )
 
 
 def find_job_by_key(connection: Connection, key: str) -> Row[Any] | None:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
@@ -95,12 +96,25 @@ def create_job(
             priority=spec.priority.value,
             status=JobStatus.LOADING.value,
             max_error_rate=spec.max_error_rate,
+            store_text=spec.store_text.value,
+            hash_key_id=spec.hash_key_id,
+            full_text=spec.full_text,
+            index_columns=list(spec.index_columns) or None,
+            reuse=spec.reuse,
+            number=_next_number(connection),
             created_at=now(),
             load_expires_at=now() + load_seconds,
             key=spec.key,
         )
     )
     return job_id
+
+
+def _next_number(connection: Connection) -> Any:
+    """SQLite has one writer at a time; PostgreSQL counts beside the transactions."""
+    if connection.dialect.name == "sqlite":
+        return select(func.coalesce(func.max(jobs.c.number), 0) + 1).scalar_subquery()
+    return func.nextval("job_numbers")
 
 
 def is_key_conflict(error: IntegrityError) -> bool:

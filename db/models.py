@@ -7,21 +7,28 @@ seconds since 1970 in UTC, from the database's clock (see ``clock.py``).
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     Column,
+    Connection,
     Float,
     Index,
     Integer,
     LargeBinary,
     MetaData,
+    Sequence,
     String,
     Table,
     Text,
+    event,
+    false,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import JSONB, TSVECTOR
 
 metadata = MetaData()
 
@@ -61,6 +68,15 @@ jobs = Table(
     Column("load_failures", JsonColumn, comment="where its model could not be loaded"),
     Column("key", Text, unique=True, comment="idempotency key"),
     Column("input_hash", LargeBinary, comment="SHA-256 of records, task, model and params"),
+    Column("store_text", Text, nullable=False, server_default="full", comment="or hash, or none"),
+    Column("hash_key_id", Text, comment="of the key of its keyed hashes"),
+    Column("full_text", Boolean, nullable=False, server_default=false(), comment="words indexed"),
+    Column("index_columns", JsonColumn, comment="columns of extra in result_values"),
+    Column("reuse", Boolean, nullable=False, server_default=false(), comment="earlier answers"),
+    Column("reused_records", BigInteger, nullable=False, server_default=text("0")),
+    Column("reusable_at", Float, comment="when its results had got their reuse keys"),
+    Column("number", BigInteger, comment="its rows in result_words begin at number * 2^40"),
+    Index("ix_jobs_number", "number", unique=True),
 )
 
 chunks = Table(
@@ -107,15 +123,28 @@ results = Table(
     Column("extra", JsonColumn, comment="the other columns of the input"),
     Column("input_tokens", Integer),
     Column("output_tokens", Integer),
-    Index("ix_results_label", "job_id", "label", "score"),
+    Column("reused_from", String(16), comment="the job whose result answered the record"),
+    Index("ix_results_label", "job_id", "label", "record_index"),
+    Index("ix_results_score", "job_id", "label", text("score DESC"), "record_index"),
     Index("ix_results_record_id", "job_id", "record_id"),
     Index(
         "ix_results_error",
         "job_id",
         "error_code",
+        "record_index",
         sqlite_where=text("error_code IS NOT NULL"),
         postgresql_where=text("error_code IS NOT NULL"),
     ),
+    sqlite_with_rowid=False,
+)
+
+result_values = Table(
+    "result_values",
+    metadata,
+    Column("job_id", String(16), primary_key=True),
+    Column("name", Text, primary_key=True, comment="a declared column; empty: a further label"),
+    Column("value", Text, primary_key=True),
+    Column("record_index", BigInteger, primary_key=True, autoincrement=False),
     sqlite_with_rowid=False,
 )
 
@@ -125,6 +154,27 @@ label_counts = Table(
     Column("job_id", String(16), primary_key=True),
     Column("label", Text, primary_key=True),
     Column("records", BigInteger, nullable=False),
+)
+
+audits = Table(
+    "audits",
+    metadata,
+    Column("id", AutoId, primary_key=True, autoincrement=True),
+    Column("at", Float, nullable=False),
+    Column("action", Text, nullable=False, comment="purge or redact"),
+    Column("job_id", String(16), comment="none: of several jobs"),
+    Column("records", BigInteger, nullable=False, comment="how many rows it changed"),
+    Column("detail", JsonColumn, comment="what was asked for, without texts or ids of records"),
+)
+
+reuse_keys = Table(
+    "reuse_keys",
+    metadata,
+    Column("key", LargeBinary(16), primary_key=True, comment="of model, task, options and inputs"),
+    Column("job_id", String(16), nullable=False),
+    Column("record_index", BigInteger, nullable=False),
+    Index("ix_reuse_keys_job", "job_id", "record_index"),
+    sqlite_with_rowid=False,
 )
 
 workers = Table(
@@ -147,3 +197,29 @@ sweeps = Table(
     Column("name", Text, primary_key=True),
     Column("swept_at", Float, nullable=False, comment="decides which worker sweeps next"),
 )
+
+# The words of results, by which ``--search`` finds them: on PostgreSQL a table, on SQLite a virtual
+# one of the same name (FTS5, https://www.sqlite.org/fts5.html) that keeps no texts. A row of either
+# is number * 2^40 + record_index of its job.
+words_metadata = MetaData()
+postgresql_words = Table(
+    "result_words",
+    words_metadata,
+    Column("row_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("words", TSVECTOR, nullable=False),
+    Index("ix_result_words", "words", postgresql_using="gin"),
+)
+SQLITE_WORDS = (
+    "CREATE VIRTUAL TABLE result_words USING fts5("
+    "words, content = '', columnsize = 0, tokenize = 'ascii')"
+)
+job_numbers = Sequence("job_numbers", metadata=metadata)  # SQLite counts by itself
+
+
+@event.listens_for(metadata, "after_create")
+def _make_words(target: MetaData, connection: Connection, **options: Any) -> None:
+    """``create_all`` makes them too; a migrated database has them from migration 0003."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql(SQLITE_WORDS)
+    else:
+        words_metadata.create_all(connection)

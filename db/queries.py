@@ -1,4 +1,4 @@
-"""Questions to the results: filters, pages by key, counts by label.
+"""Questions to the results: rows page by page, vectors, counts by label and by error.
 
 A page is one short read; the next page continues after the last row's key, so a long export holds
 no transaction open and a page costs the same at the start and at the end of ten million rows.
@@ -6,32 +6,23 @@ no transaction open and a page costs the same at the start and at the end of ten
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any
 
-from sqlalchemy import (
-    Connection,
-    Row,
-    Select,
-    and_,
-    cast,
-    func,
-    literal,
-    or_,
-    select,
-    true,
-)
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import Connection, Row, func, select
 
-from textmill.core.errors import InvalidJobError
-from textmill.db.models import label_counts, results
+from textmill.core.search import Search, matches, words_of_row
+from textmill.db.filters import ResultFilter, among, check_columns, conditions_of, undeclared
+from textmill.db.models import jobs, label_counts, results
+from textmill.db.score_order import iter_by_score
 from textmill.db.session import Database
+from textmill.db.sources import ALL, choose_source
 
 PAGE_ROWS = 2000
+MAX_LOOKUPS = 10_000  # rows looked up at once that an index names
+MAX_WINDOW = 65_536  # rows looked at in one read where a condition has no index
 OUTPUT_HEAD = 400  # characters of an output that stands as an example
-
-Order = Literal["input", "score"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,50 +42,168 @@ class Result:
     extra: dict[str, Any] | None
     input_tokens: int | None
     output_tokens: int | None
+    reused_from: str | None = None  # the job whose result answered the record
 
 
 SELECTED = [results.c[field.name] for field in fields(Result)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResultFilter:
-    """Which rows of a job are wanted; every condition must hold."""
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Rows of a job, and where the next page begins; None after the last."""
 
-    label: str | None = None
-    min_score: float | None = None
-    max_score: float | None = None
-    search: str | None = None  # a part of the text, in any case
-    errors: bool | None = None  # True: error rows only; False: outputs only
-    error_code: str | None = None
-    record_id: str | None = None
-    limit: int | None = None
-    order: Order = "input"  # "score": the highest first
-
-    def __post_init__(self) -> None:
-        if self.order not in get_args(Order):
-            expected = " or ".join(get_args(Order))
-            raise InvalidJobError(f"order is {self.order!r}; expected {expected}")
+    rows: list[Result]
+    after: str | None
 
 
 def iter_results(
     database: Database, job: Row[Any], wanted: ResultFilter, *, page_rows: int = PAGE_ROWS
 ) -> Iterator[Result]:
-    """Every matching row of the job, read page by page."""
-    query = _filtered(job, wanted, sqlite=database.is_sqlite)
-    last: Result | None = None
-    left = wanted.limit
-    while left is None or left > 0:
-        size = page_rows if left is None else min(page_rows, left)
-        with database.read() as connection:
-            page = [
-                Result(*row)
-                for row in connection.execute(_page(query, wanted.order, last).limit(size))
-            ]
+    """Every matching row of the job, read page by page; raises InvalidJobError.
+
+    Of a job that still runs: the rows there are, those of a page as they were at one moment.
+    """
+    for page in iter_pages(database, job, wanted, page_rows=page_rows):
         yield from page
-        if len(page) < size:
+
+
+def read_page(database: Database, job: Row[Any], wanted: ResultFilter, rows: int) -> Page:
+    """The first rows that match, and what ``ResultFilter.after`` is for the next page."""
+    found: list[Result] = []
+    limited = ResultFilter(**{**_as_dict(wanted), "limit": rows + 1})
+    for page in iter_pages(database, job, limited, page_rows=rows + 1):
+        found += page
+    if len(found) <= rows:
+        return Page(found, None)
+    last = found[rows - 1]
+    after = str(last.record_index)
+    return Page(found[:rows], f"{last.score!r}:{after}" if wanted.order == "score" else after)
+
+
+def iter_pages(
+    database: Database, job: Row[Any], wanted: ResultFilter, *, page_rows: int = PAGE_ROWS
+) -> Iterator[list[Result]]:
+    """The rows of ``iter_results`` in pages of at most ``page_rows``, none of them empty."""
+    check_columns(job, wanted)
+    left = wanted.limit
+    pages = _by_score if wanted.order == "score" else _by_index
+    for page in pages(database, job, wanted, page_rows):
+        if left is not None:
+            page = page[:left]
+            left -= len(page)
+        if page:
+            yield page
+        if left == 0:
             return
-        last = page[-1]
-        left = None if left is None else left - size
+
+
+def _as_dict(wanted: ResultFilter) -> dict[str, Any]:
+    return {field.name: getattr(wanted, field.name) for field in fields(ResultFilter)}
+
+
+def is_streamed(job: Row[Any], wanted: ResultFilter) -> str | None:
+    """Which condition is looked for in every row, because no index knows it; None if none is."""
+    if wanted.record_id is not None:
+        return None
+    if columns := undeclared(job, wanted):
+        return f"column {columns[0]!r} has no index (submit --index-column {columns[0]})"
+    if wanted.search is not None and not job.full_text:
+        return "the words of this job have no index (submit --full-text)"
+    return None
+
+
+def _by_score(
+    database: Database, job: Row[Any], wanted: ResultFilter, page_rows: int
+) -> Iterator[list[Result]]:
+    size = page_rows if _given(wanted) <= {"label", "min_score", "max_score"} else MAX_LOOKUPS // 10
+    for places in iter_by_score(database, job, wanted, max(size, page_rows)):
+        with database.read() as connection:
+            found = _fetch(connection, job, wanted, [index for _, index in places])
+        rows = {row.record_index: row for row in found}
+        page = [rows[index] for _, index in places if index in rows]
+        for start in range(0, len(page), page_rows):
+            yield page[start : start + page_rows]
+
+
+def _given(wanted: ResultFilter) -> set[str]:
+    """The names of the conditions that are asked for."""
+    names = {name for name, value in _as_dict(wanted).items() if value not in (None, {})}
+    return names - {"limit", "order", "after"}
+
+
+def _by_index(
+    database: Database, job: Row[Any], wanted: ResultFilter, page_rows: int
+) -> Iterator[list[Result]]:
+    with database.read() as connection:
+        source = choose_source(connection, job, wanted)
+    after = wanted.position()[1] if wanted.after is not None else -1
+    if source is None:
+        yield from _by_looking(database, job, wanted, page_rows, after)
+        return
+    size = page_rows
+    while True:
+        with database.read() as connection:
+            indexes = source.find(connection, after, ALL, size)
+            page = _fetch(connection, job, wanted, indexes) if indexes else []
+        for start in range(0, len(page), page_rows):
+            yield page[start : start + page_rows]
+        if len(indexes) < size:
+            return
+        after = indexes[-1]
+        if len(page) * 4 < size:  # most rows of the index are not wanted: look at more at once
+            size = min(MAX_LOOKUPS, size * 4)
+
+
+def _by_looking(
+    database: Database, job: Row[Any], wanted: ResultFilter, page_rows: int, after: int
+) -> Iterator[list[Result]]:
+    """Row after row; in windows that grow while little is found, each a short read."""
+    index = results.c.record_index
+    conditions = conditions_of(job, wanted, sqlite=database.is_sqlite)
+    window = page_rows * 4
+    while True:
+        query = select(*SELECTED).where(*conditions, index > after, index <= after + window)
+        with database.read() as connection:
+            page = _results(connection, query.order_by(index).limit(page_rows))
+            end = _end(connection, job)
+        after = page[-1].record_index if len(page) == page_rows else after + window
+        if len(page) * 4 < page_rows:
+            window = min(MAX_WINDOW, window * 2)
+        yield _with_words(wanted.wanted_words, page)
+        if after >= end - 1:
+            return
+
+
+def _end(connection: Connection, job: Row[Any]) -> int:
+    """Before which index all rows of the job lie."""
+    total = connection.scalar(select(jobs.c.total_records).where(jobs.c.id == job.id))
+    if total:
+        return int(total)
+    own = results.c.job_id == job.id  # it is being loaded: its rows are bad inputs
+    return (connection.scalar(select(func.max(results.c.record_index)).where(own)) or 0) + 1
+
+
+def _fetch(
+    connection: Connection, job: Row[Any], wanted: ResultFilter, indexes: Sequence[int]
+) -> list[Result]:
+    """The rows of these indexes that fulfil every condition, in input order."""
+    sqlite = connection.dialect.name == "sqlite"
+    index = results.c.record_index
+    query = select(*SELECTED).where(
+        *conditions_of(job, wanted, sqlite=sqlite), among(index, indexes, sqlite=sqlite)
+    )
+    return _with_words(wanted.wanted_words, _results(connection, query.order_by(index)))
+
+
+def _with_words(search: Search | None, rows: list[Result]) -> list[Result]:
+    """Words are compared here: quicker for a page of rows than to ask for each by itself."""
+    if search is None:
+        return rows
+    return [row for row in rows if matches(search, words_of_row(row.text, row.output))]
+
+
+def _results(connection: Connection, query: Any) -> list[Result]:
+    return [Result(*row) for row in connection.execute(query)]
 
 
 def iter_vectors(
@@ -119,57 +228,19 @@ def iter_vectors(
         last = page[-1][0]
 
 
-def count_results(connection: Connection, job: Row[Any], wanted: ResultFilter) -> int:
-    """How many rows match, the limit left aside."""
-    sqlite = connection.dialect.name == "sqlite"
-    rows = _filtered(job, wanted, sqlite=sqlite).subquery()
-    return connection.scalar(select(func.count()).select_from(rows)) or 0
-
-
-def _filtered(job: Row[Any], wanted: ResultFilter, *, sqlite: bool) -> Select[Any]:
-    conditions: list[Any] = [results.c.job_id == job.id]
-    if wanted.label is not None:
-        conditions.append(_has_label(job, wanted.label, sqlite=sqlite))
-    if wanted.min_score is not None:
-        conditions.append(results.c.score >= wanted.min_score)
-    if wanted.max_score is not None:
-        conditions.append(results.c.score <= wanted.max_score)
-    if wanted.search is not None:
-        conditions.append(results.c.text.icontains(wanted.search, autoescape=True))
-    if wanted.errors is not None:
-        has_error = results.c.error_code.is_not(None)
-        conditions.append(has_error if wanted.errors else ~has_error)
-    if wanted.error_code is not None:
-        conditions.append(results.c.error_code == wanted.error_code)
-    if wanted.record_id is not None:
-        conditions.append(results.c.record_id == wanted.record_id)
-    if wanted.order == "score":
-        conditions.append(results.c.score.is_not(None))
-    return select(*SELECTED).where(*conditions)
-
-
-def _has_label(job: Row[Any], label: str, *, sqlite: bool) -> Any:
-    """A record of several labels (multi-label models) is found by each of them."""
-    among: Any
-    if sqlite:
-        each = func.json_each(results.c.detail, "$.labels").table_valued("value")
-        among = select(literal(1)).select_from(each).where(each.c.value == label).exists()
-    else:
-        among = results.c.detail.op("->")("labels").op("@>")(cast([label], JSONB))
-    return or_(results.c.label == label, and_(results.c.label.is_not(None), among))
-
-
-def _page(query: Select[Any], order: Order, last: Result | None) -> Select[Any]:
-    """The rows after ``last`` in this order."""
-    index, score = results.c.record_index, results.c.score
-    if order == "input":
-        return query.where(index > last.record_index if last else true()).order_by(index)
-    after = (
-        or_(score < last.score, and_(score == last.score, index > last.record_index))
-        if last
-        else true()
-    )
-    return query.where(after).order_by(score.desc(), index)
+def count_results(connection: Connection, job: Row[Any], wanted: ResultFilter) -> int | None:
+    """How many rows match, the limit left aside, where that is known at once; None elsewhere."""
+    given = _given(wanted)
+    if not given and wanted.order != "score":
+        return int(job.done_records + job.error_records)
+    if given == {"errors"}:
+        return int(job.error_records if wanted.errors else job.done_records)
+    if given == {"label"}:
+        return next(
+            (one.records for one in count_labels(connection, job.id) if one.label == wanted.label),
+            0,
+        )
+    return None
 
 
 @dataclass(frozen=True, slots=True)

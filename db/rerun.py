@@ -15,11 +15,13 @@ from sqlalchemy import Connection, Row, delete, func, select, update
 
 from textmill.core.errors import JobConflictError
 from textmill.core.jobs import ChunkStatus, JobStatus, Record, whats_possible
+from textmill.core.stored_texts import StoreText
 from textmill.core.tasks import get_task, read_own_params, validate_params
-from textmill.db.jobs import get_job
+from textmill.db.jobs import check_not_purged, get_job
 from textmill.db.loading import ChunkCutter, NewChunk, insert_chunks
 from textmill.db.models import chunks, jobs, label_counts, payloads, results
 from textmill.db.payloads import decode_payload, encode_record
+from textmill.db.results import delete_results
 
 RERUNNABLE = (
     JobStatus.COMPLETED.value,
@@ -37,6 +39,7 @@ def rerun_job(connection: Connection, job_id: str) -> int:
     job has not ended, was cancelled, or an input is not stored.
     """
     job = get_job(connection, job_id)
+    check_not_purged(job)
     if job.status not in RERUNNABLE:
         raise _not_ended(job)
     waiting = _take_back(connection, job_id)
@@ -100,7 +103,7 @@ def _queue_anew(connection: Connection, job: Row[Any]) -> None:
     """
     changed = connection.execute(
         update(jobs)
-        .where(jobs.c.id == job.id, jobs.c.status.in_(RERUNNABLE))
+        .where(jobs.c.id == job.id, jobs.c.status.in_(RERUNNABLE), jobs.c.purged_at.is_(None))
         .values(
             status=JobStatus.QUEUED.value,
             done_records=0,
@@ -112,10 +115,14 @@ def _queue_anew(connection: Connection, job: Row[Any]) -> None:
             error=None,
             load_failures=None,
             model_version=None,
+            reused_records=0,
+            reusable_at=None,
         )
     )
     if changed.rowcount != 1:
-        raise _not_ended(get_job(connection, job.id))
+        found = get_job(connection, job.id)
+        check_not_purged(found)
+        raise _not_ended(found)
     connection.execute(delete(label_counts).where(label_counts.c.job_id == job.id))
 
 
@@ -133,6 +140,9 @@ def _check_inputs(connection: Connection, job: Row[Any]) -> None:
             job, f"task {job.task!r} reads {', '.join(unstored)}, which no row has"
         )
     done = (chunks.c.job_id == job.id, chunks.c.status == ChunkStatus.DONE.value)
+    ran = connection.scalar(select(chunks.c.id).where(*done).limit(1)) is not None
+    if ran and job.store_text != StoreText.FULL:
+        raise _input_missing(job, f"it was submitted with --store-text {job.store_text}")
     kept = select(chunks.c.id).where(*done).join(payloads, payloads.c.chunk_id == chunks.c.id)
     for chunk_id in connection.scalars(kept).all():
         own = payloads.c.chunk_id == chunk_id
@@ -175,7 +185,7 @@ def _take_inputs(connection: Connection, job: Row[Any]) -> Iterator[Record]:
             elif error_code is None or text_hash is not None:
                 raise _input_missing(job, f"the row of record {record_id!r} has no text")
         span = row.record_index.between(last + 1, rows[-1].record_index)
-        connection.execute(delete(results).where(row.job_id == job.id, span, row.text.is_not(None)))
+        delete_results(connection, job, span, row.text.is_not(None))
         last = rows[-1].record_index
 
 

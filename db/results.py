@@ -1,4 +1,4 @@
-"""Result rows: the bulk write of a completed chunk.
+"""Result rows: the bulk write of a completed chunk, and their removal.
 
 The write is the hot path of the whole product: COPY on PostgreSQL, one prepared multi-row insert
 on SQLite, both below SQLAlchemy's per-row machinery.
@@ -6,16 +6,29 @@ on SQLite, both below SQLAlchemy's per-row machinery.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from hashlib import blake2b
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import repeat
 from typing import Any, NamedTuple
 
 import orjson
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row, delete, select
 from sqlalchemy.exc import DBAPIError
 
-HASH_BYTES = 16
+from textmill.db.indexing import (
+    Entries,
+    bulk_insert,
+    make_entries,
+    remove_entries,
+    write_entries,
+)
+from textmill.db.models import results
+
+NO_ENTRIES = Entries()
+# What entries are made of.
+INDEXED = [
+    results.c[name] for name in ("record_index", "text", "output", "label", "detail", "extra")
+]
 
 
 class ResultRow(NamedTuple):
@@ -35,11 +48,7 @@ class ResultRow(NamedTuple):
     extra: str | None = None  # JSON text
     input_tokens: int | None = None
     output_tokens: int | None = None
-
-
-def hash_text(value: str) -> bytes:
-    """The 16-byte BLAKE2b digest by which equal texts are found."""
-    return blake2b(value.encode(), digest_size=HASH_BYTES).digest()
+    reused_from: str | None = None
 
 
 def to_json(value: Any) -> str | None:
@@ -47,28 +56,39 @@ def to_json(value: Any) -> str | None:
     return None if value is None else orjson.dumps(value).decode()
 
 
-def write_results(connection: Connection, job_id: str, rows: Sequence[ResultRow]) -> None:
-    """Insert the rows of one chunk; a second row for a record is an IntegrityError."""
+def write_results(
+    connection: Connection, job_id: str, rows: Sequence[ResultRow], entries: Entries = NO_ENTRIES
+) -> None:
+    """Insert the rows of one chunk with their entries; a second row for a record is an error.
+
+    Raises IntegrityError for that, and what the driver raises as SQLAlchemy's errors.
+    """
     if not rows:
         return
     names, values = _used_columns(job_id, rows)
-    cursor = connection.connection.cursor()
+    with driver_errors(connection):
+        bulk_insert(connection, "results", names, values)
+        write_entries(connection, job_id, entries)
+
+
+@contextmanager
+def driver_errors(connection: Connection) -> Iterator[None]:
+    """What is below SQLAlchemy raises its errors too: callers tell them apart, and retry some."""
+    driver_error = connection.dialect.loaded_dbapi.Error
     try:
-        if connection.dialect.name == "sqlite":
-            marks = ", ".join("?" * len(names))
-            statement = f"INSERT INTO results ({', '.join(names)}) VALUES ({marks})"
-            cursor.executemany(statement, values)
-        else:
-            with cursor.copy(f"COPY results ({', '.join(names)}) FROM STDIN") as copy:
-                for row in values:
-                    copy.write_row(row)
-    except connection.dialect.loaded_dbapi.Error as error:
-        # This is below SQLAlchemy; callers tell its errors apart, and retry some.
-        raise DBAPIError.instance(
-            "write_results", None, error, connection.dialect.loaded_dbapi.Error
-        ) from error
-    finally:
-        cursor.close()
+        yield
+    except driver_error as error:
+        raise DBAPIError.instance("write_results", None, error, driver_error) from error
+
+
+def delete_results(connection: Connection, job: Row[Any], *conditions: Any) -> None:
+    """Delete the job's rows that fulfil the conditions, a page of them, and what finds them."""
+    where = (results.c.job_id == job.id, *conditions)
+    # Read in any case: what further labels a row has is said by nothing but the row.
+    rows = connection.execute(select(*INDEXED).where(*where)).all()
+    entries = make_entries(job, rows, sqlite=connection.dialect.name == "sqlite")
+    remove_entries(connection, job.id, entries)
+    connection.execute(delete(results).where(*where))
 
 
 def _used_columns(

@@ -5,14 +5,18 @@ One transaction: delete the error rows, subtract the counters, insert new chunks
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, case, delete, func, select, update
+from typing import Any
+
+from sqlalchemy import Connection, Row, case, delete, func, select, update
 
 from textmill.core.errors import JobConflictError
 from textmill.core.jobs import ChunkStatus, JobStatus, refusal, whats_possible
-from textmill.db.jobs import get_job
+from textmill.core.stored_texts import StoreText
+from textmill.db.jobs import check_not_purged, get_job
 from textmill.db.loading import NewChunk, insert_chunks
 from textmill.db.models import chunks, jobs, payloads, results
 from textmill.db.payloads import decode_payload
+from textmill.db.results import delete_results
 
 RETRYABLE = (JobStatus.FAILED, JobStatus.COMPLETED_WITH_ERRORS)
 # Of a failed job. One that ran as the job failed is pending once it was given back, until a sweep.
@@ -38,6 +42,9 @@ def rows_taken_by_retry(connection: Connection, job_id: str) -> int:
     Read off the chunks: what is done and has no row was done by an earlier run, and runs again in
     chunks that are not done. A record that was retried more than once counts once.
     """
+    job = get_job(connection, job_id)
+    if job.store_text == StoreText.NONE:
+        return 0  # no row has what it takes to run again
     done = func.sum(case((chunks.c.status == ChunkStatus.DONE.value, chunks.c.records), else_=0))
     gone = (ChunkStatus.DONE.value, ChunkStatus.SPLIT.value)
     undone = func.sum(case((chunks.c.status.in_(gone), 0), else_=chunks.c.records))
@@ -50,7 +57,6 @@ def rows_taken_by_retry(connection: Connection, job_id: str) -> int:
             results.c.text_hash.is_(None),
         )
     )
-    job = get_job(connection, job_id)
     rows = job.done_records + job.error_records - (unreadable or 0)
     return max(0, min(int(sums[0] or 0) - int(rows), int(sums[1] or 0)))
 
@@ -68,7 +74,8 @@ def retry_job(connection: Connection, job_id: str) -> int:
     ).all()
     _requeue(connection, job_id)
     waiting = _revive_waiting(connection, job_id)  # first: the chunks made next are pending too
-    again = sum(_retry_errors(connection, job_id, row.id) for row in locked if row.status == "done")
+    job = get_job(connection, job_id)
+    again = sum(_retry_errors(connection, job, row.id) for row in locked if row.status == "done")
     if again + waiting == 0:
         raise JobConflictError(f"job {job_id} {_why_nothing_runs(connection, job_id)}")
     connection.execute(
@@ -86,8 +93,14 @@ def _why_nothing_runs(connection: Connection, job_id: str) -> str:
     )
     if running:
         return f"has {running} records in work and no other left; retry it when they are done"
-    if get_job(connection, job_id).error_records == 0:
+    job = get_job(connection, job_id)
+    if job.error_records == 0:
         return "has a result for every record; nothing is left to run"
+    if job.store_text == StoreText.NONE:
+        return (
+            "has no record to run again: it was submitted with --store-text none, so the inputs "
+            "of its error records are not kept; submit them again"
+        )
     return (
         "has no record to run again: its error rows are inputs that could not be read, "
         "which have to be mended and submitted anew"
@@ -97,12 +110,24 @@ def _why_nothing_runs(connection: Connection, job_id: str) -> str:
 def _requeue(connection: Connection, job_id: str) -> None:
     changed = connection.execute(
         update(jobs)
-        .where(jobs.c.id == job_id, jobs.c.status.in_([status.value for status in RETRYABLE]))
-        .values(status=JobStatus.QUEUED.value, finished_at=None, error=None, load_failures=None)
+        .where(
+            jobs.c.id == job_id,
+            jobs.c.status.in_([status.value for status in RETRYABLE]),
+            jobs.c.purged_at.is_(None),
+        )
+        .values(
+            status=JobStatus.QUEUED.value,
+            finished_at=None,
+            error=None,
+            load_failures=None,
+            reusable_at=None,
+        )
     )
     if changed.rowcount == 1:
         return
-    status = JobStatus(get_job(connection, job_id).status)
+    job = get_job(connection, job_id)
+    check_not_purged(job)
+    status = JobStatus(job.status)
     if status == JobStatus.COMPLETED:
         raise JobConflictError(
             f"job {job_id} is completed: it has no error records to retry; "
@@ -111,22 +136,21 @@ def _requeue(connection: Connection, job_id: str) -> None:
     raise JobConflictError(refusal(job_id, status, "retried"))
 
 
-def _retry_errors(connection: Connection, job_id: str, chunk_id: int) -> int:
+def _retry_errors(connection: Connection, job: Row[Any], chunk_id: int) -> int:
     """Turn the error inputs kept for a done chunk into a new chunk; how many there are."""
     data = connection.scalar(select(payloads.c.data).where(payloads.c.chunk_id == chunk_id))
     if data is None:
         return 0
     indexes = [record.index for record in decode_payload(data)]
     for start in range(0, len(indexes), DELETED_AT_ONCE):
-        connection.execute(
-            delete(results).where(
-                results.c.job_id == job_id,
-                results.c.record_index.in_(indexes[start : start + DELETED_AT_ONCE]),
-                results.c.error_code.is_not(None),
-            )
+        delete_results(
+            connection,
+            job,
+            results.c.record_index.in_(indexes[start : start + DELETED_AT_ONCE]),
+            results.c.error_code.is_not(None),
         )
     connection.execute(delete(payloads).where(payloads.c.chunk_id == chunk_id))
-    insert_chunks(connection, job_id, [NewChunk(len(indexes), data)])
+    insert_chunks(connection, job.id, [NewChunk(len(indexes), data)])
     return len(indexes)
 
 

@@ -147,6 +147,7 @@ def _make_engine(url: str, pool_size: int, transaction_seconds: float | None) ->
         options: dict[str, Any] = {
             "pool_size": pool_size,
             "max_overflow": 10,
+            "hide_parameters": True,  # in its errors, which may be logged
             "json_serializer": lambda value: orjson.dumps(value).decode(),
             "json_deserializer": orjson.loads,
         }

@@ -16,9 +16,11 @@ from textmill.core.errors import InvalidJobError, ServiceUnavailableError
 from textmill.core.jobs import ENDED, JobSpec, JobStatus
 from textmill.core.patience import keep_trying
 from textmill.core.settings import load_settings
+from textmill.core.stored_texts import parse_store_text
 from textmill.core.tasks import get_task, load_plugins, take_own_columns
 from textmill.db import jobs as jobs_db
-from textmill.db.queries import Result, ResultFilter, count_labels, iter_results
+from textmill.db.filters import ResultFilter
+from textmill.db.queries import Result, count_labels, iter_results
 from textmill.db.rerun import rerun_job
 from textmill.db.retry import retry_job
 from textmill.db.schema import ensure_schema
@@ -214,6 +216,10 @@ def submit(
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
     max_error_rate: float | None = None,
+    store_text: str = "full",
+    full_text: bool = True,
+    index_columns: Sequence[str] = (),
+    reuse: bool = False,
     **params: Any,
 ) -> Job:
     """Put a job into the queue and return it; ``params`` are the task's own options.
@@ -256,6 +262,10 @@ def submit(
             priority=parse_priority(priority),
             key=key,
             max_error_rate=max_error_rate,
+            store_text=parse_store_text(store_text),
+            full_text=full_text,
+            index_columns=tuple(index_columns),
+            reuse=reuse,
         )
         spec, rules = validate_spec(spec, session.settings)
         with batch or _open(inputs, rules, replace(reading, columns=columns)) as reader:
@@ -265,6 +275,7 @@ def submit(
                 spec,
                 reader,
                 lease_seconds=session.settings.lease_seconds,
+                hash_key=session.settings.hash_key_bytes,
             )
     job = Job(submitted.job_id)
     job.existing = submitted.existing

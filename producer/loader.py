@@ -17,8 +17,10 @@ from sqlalchemy import Connection
 from textmill.core.errors import NoSpaceError, ServiceUnavailableError, TextmillError
 from textmill.core.jobs import BadRecord, JobSpec, JobStatus, Record
 from textmill.core.patience import keep_trying
+from textmill.core.stored_texts import StoreText, keyed_digest, require_key
 from textmill.core.tasks import get_task
 from textmill.db import loading as loading_db
+from textmill.db.indexing import UnreadIndexes, make_entries
 from textmill.db.loading import ChunkCutter, NewChunk
 from textmill.db.payloads import encode_record
 from textmill.db.results import ResultRow, to_json, write_results
@@ -39,20 +41,29 @@ class Progress(Protocol):
 
 
 class InputDigest:
-    """SHA-256 over task, model, parameters and every record; equal only for equal jobs.
+    """A digest of task, model, parameters and every record; equal only for equal jobs.
 
     A model folder counts by its absolute path: the same script from another folder is the same job.
+    By it a guess of all records could be confirmed: where texts are not kept it is keyed, or of a
+    job that keeps no hashes either made of what its rows keep.
     """
 
-    def __init__(self, spec: JobSpec) -> None:
+    def __init__(self, spec: JobSpec, hash_key: bytes | None = None) -> None:
         model = loading_db.absolute_model(spec.model)
         about: list[Any] = [spec.task, model, spec.revision, spec.dtype, spec.params]
         if permits := loading_db.permits_of(spec):
             about.append(permits)
-        self._hash = hashlib.sha256(orjson.dumps(about, option=orjson.OPT_SORT_KEYS))
+        if spec.store_text != StoreText.FULL:
+            about.append(spec.store_text)
+        self._without_texts = spec.store_text == StoreText.NONE
+        keyed = spec.store_text == StoreText.HASH
+        self._hash = keyed_digest(require_key(hash_key)) if keyed else hashlib.sha256()
+        self._hash.update(orjson.dumps(about, option=orjson.OPT_SORT_KEYS))
 
-    def add(self, line: bytes) -> None:
-        """Count one encoded record in."""
+    def add(self, record: Record | BadRecord, line: bytes) -> None:
+        """Count a record in, which ``line`` is the encoding of."""
+        if self._without_texts:
+            line = orjson.dumps((record.index, record.record_id, record.extra))
         self._hash.update(b"\n")
         self._hash.update(line)
 
@@ -89,6 +100,7 @@ class Loader:
         spec: JobSpec,
         *,
         lease_seconds: float,
+        hash_key: bytes | None = None,
         progress: Progress | None = None,
         on_wait: OnWait = lambda reason: None,
     ) -> None:
@@ -97,7 +109,8 @@ class Loader:
         self._database = database
         self._job_id = job_id
         self._cutter = ChunkCutter(spec.chunk_records or get_task(spec.task).chunk_records)
-        self._digest = InputDigest(spec)
+        self._digest = InputDigest(spec, hash_key)
+        self._indexes = UnreadIndexes(spec.index_columns)
         self._progress = progress
         self._on_wait = on_wait
         self._written = [0, 0]  # chunks and error rows
@@ -175,7 +188,7 @@ class Loader:
 
     def _add(self, record: Record | BadRecord) -> None:
         line = encode_input(record)
-        self._digest.add(line)
+        self._digest.add(record, line)
         self.records += 1
         if isinstance(record, BadRecord):
             self._add_error(record)
@@ -221,4 +234,6 @@ class Loader:
             batch.chunks,
             load_seconds=self._lease_seconds,
         )
-        write_results(connection, self._job_id, batch.error_rows)
+        sqlite = connection.dialect.name == "sqlite"
+        entries = make_entries(self._indexes, batch.error_rows, sqlite=sqlite)
+        write_results(connection, self._job_id, batch.error_rows, entries)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,11 +26,13 @@ from textmill.core.errors import (
 from textmill.core.jobs import BadRecord, JobSpec, JobStatus, Priority, Record
 from textmill.core.messages import ChunkMessage
 from textmill.core.settings import Settings
+from textmill.core.stored_texts import StoreText, key_id, require_key
 from textmill.core.tasks import get_task, nearest, validate_params
 from textmill.db import dead_loads
 from textmill.db import jobs as jobs_db
 from textmill.db import loading as loading_db
 from textmill.db.dispatch import fill_window, publish, window_size
+from textmill.db.reuse import make_reusable
 from textmill.db.session import Database
 from textmill.producer.loader import InputDigest, Loader, OnWait, Progress, encode_input
 from textmill.producer.model_check import check_model
@@ -89,13 +91,15 @@ def validate_spec(spec: JobSpec, settings: Settings) -> tuple[JobSpec, RecordRul
             f"max error rate {spec.max_error_rate!r} is no share of records: expected 0% to 100%"
         )
     model = check_model(spec, task, params, settings)
+    hashes = spec.store_text == StoreText.HASH
     checked = replace(
         spec,
         params=params.model_dump(exclude_defaults=True),
         model_version=model.version,
         chunk_records=task.prompted_chunk_records if model.writes_text else None,
+        hash_key_id=key_id(require_key(settings.hash_key_bytes)) if hashes else None,
     )
-    return checked, RecordRules(task, params)
+    return checked, RecordRules(task, params, spec.store_text)
 
 
 def submit_job(
@@ -105,22 +109,35 @@ def submit_job(
     reader: Records,
     *,
     lease_seconds: float = 60,
+    hash_key: bytes | None = None,
     progress: Progress | None = None,
     on_wait: OnWait = lambda reason: None,
+    on_reusable: Callable[[int], None] = lambda records: None,
 ) -> Submitted:
     """Write the job and its records, dispatch its first chunks, and say what became of it.
 
-    ``spec`` is as ``validate_spec`` returned it. Raises InputError for a bad input (nothing is
-    left behind), JobConflictError if the key belongs to other input or the job was cancelled while
-    loading, ServiceUnavailableError if the database is away: at once if it is away at the start,
-    later only after ``lease_seconds``. ``on_wait`` is called when a wait begins.
+    ``spec`` is as ``validate_spec`` returned it, ``hash_key`` that of the settings. Raises
+    InputError for a bad input (nothing is left behind), JobConflictError if the key belongs to
+    other input or the job was cancelled while loading, ServiceUnavailableError if the database is
+    away: at once if it is away at the start, later only after ``lease_seconds``. ``on_wait`` is
+    called when a wait begins, ``on_reusable`` with the number of earlier results that were looked
+    at for a job that reuses them.
     """
+    check_index_columns(spec, reader)
+    if spec.reuse and (looked_at := make_reusable(database, spec, secret=hash_key)):
+        on_reusable(looked_at)
     dead_loads.remove_dead_loads(database)  # one may hold the key, with no worker to sweep
     job_id = _create_job(database, spec, reader, lease_seconds, on_wait)
     if not isinstance(job_id, str):
-        return _same_job(job_id, spec, reader)
+        return _same_job(job_id, InputDigest(spec, hash_key), reader)
     loader = Loader(
-        database, job_id, spec, lease_seconds=lease_seconds, progress=progress, on_wait=on_wait
+        database,
+        job_id,
+        spec,
+        lease_seconds=lease_seconds,
+        hash_key=hash_key,
+        progress=progress,
+        on_wait=on_wait,
     )
     try:
         status = loader.load(reader)
@@ -131,6 +148,17 @@ def submit_job(
     if status == JobStatus.QUEUED:
         undispatched = dispatch_job(database, publisher, job_id, spec.queue)
     return Submitted(job_id, loader.records, loader.errors, undispatched=undispatched)
+
+
+def check_index_columns(spec: JobSpec, reader: Records) -> None:
+    """Raise InvalidJobError for a declared column that results do not keep."""
+    for name in spec.index_columns:
+        if name not in reader.extra_columns:
+            known = ", ".join(reader.extra_columns) or "none"
+            raise InvalidJobError(
+                f"--index-column {name!r} is no column that the results keep; they keep: {known}"
+                f"{nearest(name, reader.extra_columns)}"
+            )
 
 
 def _create_job(
@@ -190,14 +218,16 @@ def _wait_for_earlier(database: Database, key: str, on_wait: OnWait) -> Row[Any]
         dead_loads.remove_dead_loads(database)
 
 
-def _same_job(job: Row[Any], spec: JobSpec, reader: Records) -> Submitted:
-    """The earlier job of the key if its input is the same; raises JobConflictError."""
-    digest = InputDigest(spec)
+def _same_job(job: Row[Any], digest: InputDigest, reader: Records) -> Submitted:
+    """The earlier job of the key if its input is the same; raises JobConflictError.
+
+    Nothing is compared with a job that was purged or redacted: the digest of its input is gone.
+    """
     for record in reader:
-        digest.add(encode_input(record))
+        digest.add(record, encode_input(record))
     if job.input_hash is not None and job.input_hash != digest.value:
         raise JobConflictError(
-            f"key {spec.key!r} belongs to job {job.id}, submitted with other records, task, model "
+            f"key {job.key!r} belongs to job {job.id}, submitted with other records, task, model "
             "or parameters; use a new key for a new job"
         )
     return Submitted(job.id, job.total_records, job.error_records, existing=True)

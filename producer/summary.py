@@ -152,6 +152,8 @@ def headline(summary: Summary) -> str:
         line += f" in {duration(seconds)}, {number(summary.processed / seconds)} records/s"
         if job.output_tokens:
             line += f", {number(job.output_tokens / seconds)} tokens/s written"
+    if job.reuse:
+        line += f", {number(job.reused_records)} reused"
     if job.error_records:
         line += f", {number(job.error_records)} errors"
     return line

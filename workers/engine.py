@@ -15,7 +15,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import Condition, Thread
 from typing import Any, cast
 
-from textmill.core.errors import EngineClosedError, ModelLoadError, RetryableError
+from textmill.core.errors import (
+    EngineClosedError,
+    ModelLoadError,
+    RetryableError,
+    describe_error,
+)
 from textmill.core.jobs import Record
 from textmill.core.params import TaskParams
 from textmill.workers.batching import BatchTurns, DeviceTime, Ended, Turns
@@ -223,9 +228,7 @@ class Engine:
             self._fail(error)
         except BaseException as error:
             log.exception("engine %s lost its thread", self.name)
-            self._fail(
-                EngineClosedError(f"engine {self.name!r} died: {type(error).__name__}: {error}")
-            )
+            self._fail(EngineClosedError(f"engine {self.name!r} died: {describe_error(error)}"))
         finally:
             self._end()
 

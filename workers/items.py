@@ -105,6 +105,7 @@ class Output:
     labels: Sequence[str] = ()  # every label to count; empty means ``label`` alone
     input_tokens: int = 0
     output_tokens: int = 0
+    reused_from: str | None = None  # the job that computed it, if that was not this one
 
 
 class BaseRunner(Protocol):

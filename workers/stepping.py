@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from itertools import count
 
-from textmill.core.errors import RecordError
+from textmill.core.errors import RecordError, describe_error
 from textmill.workers.batching import DeviceTime, Ended, OnDevice, share_time
 from textmill.workers.items import DeviceLostError, DeviceOutOfMemoryError, Step, StepRunner
 from textmill.workers.row_queue import RowQueue, held_tokens
@@ -120,7 +120,7 @@ class StepTurns:
         self._start_anew(list(self._rows.items()))
         if len(rows) == 1:
             return [(rows[0], runner_error(error))]
-        log.warning("a step of %d rows failed, now in halves: %s", len(rows), error)
+        log.warning("a step of %d rows failed, now in halves: %s", len(rows), describe_error(error))
         middle = (len(rows) + 1) // 2
         self._trials += [rows[middle:], rows[:middle]]
         return []

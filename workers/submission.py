@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from threading import Event
 from typing import Any
 
-from textmill.core.errors import RecordError
+from textmill.core.errors import RecordError, describe_error
 from textmill.core.jobs import Record
 from textmill.core.params import TaskParams
 from textmill.workers.items import BaseRunner, Item, Output
@@ -132,7 +132,8 @@ def prepare_records(
     except Exception as error:
         if len(records) == 1:
             return [error if isinstance(error, RecordError) else runner_error(error)]
-        log.warning("preparing %d records failed, now one by one: %s", len(records), error)
+        why = describe_error(error)
+        log.warning("preparing %d records failed, now one by one: %s", len(records), why)
     return [prepare_records(runner, [record], params)[0] for record in records]
 
 

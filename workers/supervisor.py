@@ -20,7 +20,12 @@ from types import FrameType
 import structlog
 
 from textmill.core.broker import Publisher
-from textmill.core.errors import ConfigurationError, InvalidJobError, TextmillError
+from textmill.core.errors import (
+    ConfigurationError,
+    InvalidJobError,
+    TextmillError,
+    describe_error,
+)
 from textmill.core.settings import Settings
 from textmill.db import workers as worker_table
 from textmill.db.chunks import give_back
@@ -216,7 +221,7 @@ class Supervisor:
             finally:
                 database.close()
         except Exception as error:  # whatever it is, the other devices go on
-            log.warning("leases left to run out", worker=worker_id, reason=str(error))
+            log.warning("leases left to run out", worker=worker_id, reason=describe_error(error))
         else:
             log.info("released", worker=worker_id, chunks=chunks)
 

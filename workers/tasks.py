@@ -5,7 +5,6 @@ Acknowledged before it starts: from the claim on, the chunk's lease in SQL is re
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 import structlog
@@ -13,16 +12,19 @@ from sqlalchemy import Connection
 
 from textmill.core.checkpoints import Permits
 from textmill.core.errors import (
+    ConfigurationError,
     InvalidJobError,
     ModelLoadError,
     RecordError,
     RetryableError,
     ServiceUnavailableError,
+    describe_error,
 )
 from textmill.core.hub import COMMIT
 from textmill.core.jobs import Record
 from textmill.core.messages import ChunkMessage
 from textmill.core.params import TaskParams
+from textmill.core.stored_texts import StoreText, check_key
 from textmill.core.tasks import get_task, validate_params
 from textmill.db import suspects
 from textmill.db.chunks import (
@@ -34,11 +36,13 @@ from textmill.db.chunks import (
     give_back_chunk,
 )
 from textmill.db.dispatch import fill_window, window_size
+from textmill.db.indexing import make_entries
 from textmill.db.jobs import pin_model
 from textmill.db.model_failures import report_load_failure
-from textmill.db.results import ResultRow, hash_text, to_json
 from textmill.workers.items import DeviceLostError, ModelRequest, NoRoomError, Output
 from textmill.workers.process import Hold, WorkerProcess
+from textmill.workers.reused import Reused
+from textmill.workers.rows import Keeping, gather_outcome
 
 log = structlog.get_logger("textmill.worker")
 
@@ -50,6 +54,8 @@ def process_chunk(worker: WorkerProcess, chunk_id: int, attempt: int) -> None:
             _handle(worker, chunk_id, attempt)
     except (ServiceUnavailableError, RetryableError) as error:
         log.warning("message left to sweep", chunk=chunk_id, reason=str(error))
+    except Exception:  # Celery would log its message, which may quote a text
+        log.exception("message left to sweep", chunk=chunk_id)
 
 
 def _handle(worker: WorkerProcess, chunk_id: int, attempt: int) -> None:
@@ -103,8 +109,7 @@ def _process_suspect(worker: WorkerProcess, claim: Claim) -> None:
 
 
 def _condemn(worker: WorkerProcess, claim: Claim, verdict: RecordError) -> list[ChunkMessage]:
-    text_field = _params_of(claim).text_field()
-    return _complete(worker, claim, gather_outcome(claim.records, [verdict], text_field))
+    return _complete(worker, claim, _gather(worker, claim, [verdict]))
 
 
 def _params_of(claim: Claim) -> TaskParams:
@@ -164,33 +169,57 @@ def _finish(
 
 
 def _compute(worker: WorkerProcess, claim: Claim, hold: Hold) -> ChunkOutcome:
-    records, params = claim.records, _params_of(claim)
-    engine = worker.pool.engine(_model_request(worker, claim))
+    params = _params_of(claim)
+    _keeping(worker, claim)  # before the work that could not be kept
+    version = _model_version(worker, claim)
+    reused = Reused.look(worker, claim, version)
+    outputs, device_seconds = _run(worker, claim, hold, version, params, reused.left)
+    outcome = _gather(worker, claim, reused.merge(outputs))
+    outcome.device_seconds = device_seconds
+    outcome.answers = reused.answers(outputs)
+    return outcome
+
+
+def _run(
+    worker: WorkerProcess,
+    claim: Claim,
+    hold: Hold,
+    version: str | None,
+    params: TaskParams,
+    records: Sequence[Record],
+) -> tuple[Sequence[Output | RecordError], float]:
+    """The outputs of these records of the chunk, and the device's time for them."""
+    if not records:
+        return [], 0.0  # all were answered: no model is loaded for them
+    engine = worker.pool.engine(_model_request(worker, claim, version))
     submission = engine.submit(records, params)
     hold.on_loss(submission.cancel)
     hold.computing = True
     outputs = submission.wait()
     if hold.lost is not None:
         raise LeaseLostError(hold.lost)
-    outcome = gather_outcome(records, outputs, params.text_field())
-    outcome.device_seconds = submission.device_seconds
-    return outcome
+    return outputs, submission.device_seconds
 
 
-def _model_request(worker: WorkerProcess, claim: Claim) -> ModelRequest:
-    """The job's model as what it was when the job's first chunk asked for it."""
-    job, settings = claim.job, worker.settings
-    asked = job.permits or ()
-    permits = Permits(
+def _permits(worker: WorkerProcess, claim: Claim) -> Permits:
+    asked, settings = claim.job.permits or (), worker.settings
+    return Permits(
         pickle="pickle" in asked and settings.allow_pickle,
         remote_code="remote_code" in asked and settings.trust_remote_code,
     )
-    version = job.model_version
-    if version is None and get_task(job.task).architecture is not None:
-        found = worker.pool.identities.identify(job.model, job.revision, permits)
-        version = worker.patiently(
-            lambda: worker.database.transact(pin_model, job.id, found), "database"
-        )
+
+
+def _model_version(worker: WorkerProcess, claim: Claim) -> str | None:
+    """The job's model as what it was when the job's first chunk asked for it."""
+    job = claim.job
+    if job.model_version is not None or get_task(job.task).architecture is None:
+        return job.model_version  # type: ignore[no-any-return]
+    found = worker.pool.identities.identify(job.model, job.revision, _permits(worker, claim))
+    return worker.patiently(lambda: worker.database.transact(pin_model, job.id, found), "database")
+
+
+def _model_request(worker: WorkerProcess, claim: Claim, version: str | None) -> ModelRequest:
+    job = claim.job
     is_commit = version is not None and COMMIT.fullmatch(version) is not None
     return ModelRequest(
         job.task,
@@ -199,7 +228,7 @@ def _model_request(worker: WorkerProcess, claim: Claim) -> ModelRequest:
         job.dtype,
         worker.options.device,
         None if is_commit else version,
-        permits,
+        _permits(worker, claim),
     )
 
 
@@ -213,62 +242,29 @@ def _complete(worker: WorkerProcess, claim: Claim, outcome: ChunkOutcome) -> lis
     return worker.patiently(lambda: worker.database.transact(complete), "database")
 
 
-def gather_outcome(
-    records: Sequence[Record], outputs: Sequence[Output | RecordError], text_field: str = "text"
-) -> ChunkOutcome:
-    """The rows of a chunk, the records that ended as errors, and the chunk's counts.
+def _keeping(worker: WorkerProcess, claim: Claim) -> Keeping:
+    """What the rows keep of texts; raises ModelLoadError where this worker lacks the job's key.
 
-    ``text_field`` is the input field that the rows keep as their text.
+    Another may have it, as with a model: a job fails when no worker can do it.
     """
-    outcome = ChunkOutcome(rows=[], errors=[], labels={})
-    labels: Counter[str] = Counter()
-    for record, output in zip(records, outputs, strict=True):
-        if isinstance(output, RecordError):
-            outcome.errors.append(record)
-            outcome.rows.append(_error_row(record, output, text_field))
-            continue
-        outcome.rows.append(_row(record, output, text_field))
-        outcome.input_tokens += output.input_tokens
-        outcome.output_tokens += output.output_tokens
-        if output.labels:
-            labels.update(output.labels)
-        elif output.label is not None:
-            labels[output.label] += 1
-    outcome.labels = labels
+    mode = StoreText(claim.job.store_text)
+    if mode != StoreText.HASH:
+        return Keeping(mode)
+    try:
+        return Keeping(mode, check_key(worker.settings.hash_key_bytes, claim.job.hash_key_id))
+    except ConfigurationError as error:
+        raise ModelLoadError(str(error)) from None
+
+
+def _gather(
+    worker: WorkerProcess, claim: Claim, outputs: Sequence[Output | RecordError]
+) -> ChunkOutcome:
+    """The chunk's outcome with its entries, which take longer to make than to write."""
+    params = _params_of(claim)
+    keeping = _keeping(worker, claim)
+    outcome = gather_outcome(claim.records, outputs, params.text_field(), keeping)
+    outcome.entries = make_entries(claim.job, outcome.rows, sqlite=worker.database.is_sqlite)
     return outcome
-
-
-def _row(record: Record, output: Output, text_field: str) -> ResultRow:
-    text = record.inputs.get(text_field, "")
-    return ResultRow(
-        record.index,
-        record.record_id,
-        text,
-        hash_text(text),
-        output.label,
-        output.score,
-        output.output,
-        output.vector,
-        None if output.detail is None else to_json(output.detail),
-        None,
-        None,
-        None if record.extra is None else to_json(record.extra),
-        output.input_tokens,
-        output.output_tokens,
-    )
-
-
-def _error_row(record: Record, error: RecordError, text_field: str) -> ResultRow:
-    text = record.inputs.get(text_field, "")
-    return ResultRow(
-        record.index,
-        record.record_id,
-        text,
-        hash_text(text),
-        error_code=error.code,
-        error_message=error.message,
-        extra=to_json(record.extra),
-    )
 
 
 def _report_load_failure(worker: WorkerProcess, claim: Claim, error: ModelLoadError) -> None:
@@ -283,7 +279,7 @@ def _report_load_failure(worker: WorkerProcess, claim: Claim, error: ModelLoadEr
 def _give_back(worker: WorkerProcess, claim: Claim, error: Exception) -> None:
     """A failure of the system, not of a record: the chunk is tried again, here or elsewhere."""
     expected = isinstance(error, RetryableError)
-    reason = str(error) if expected else f"{type(error).__name__}: {error}"
+    reason = str(error) if expected else describe_error(error)
     log.warning("chunk given back", chunk=claim.chunk_id, reason=reason, exc_info=not expected)
     # What a stopping worker drops, a lost device or a full one is no fault that returns elsewhere.
     failed = not worker.stopping.is_set() and not isinstance(error, DeviceLostError | NoRoomError)

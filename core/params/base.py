@@ -82,6 +82,10 @@ class TaskParams(BaseModel):
         """How a row's fields become the record's inputs; None: they are the inputs as they are."""
         return None
 
+    def is_drawn(self, own: Mapping[str, Any]) -> bool:
+        """True if a record with these options of its own gets what is drawn for its id."""
+        return False
+
     def advise(self, columns: Collection[str]) -> str:
         """What to try where these columns hold none of the fields, or nothing."""
         return ""

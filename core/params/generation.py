@@ -213,6 +213,10 @@ class GenerationParams(TaskParams):
             )
         return None
 
+    def is_drawn(self, own: Mapping[str, Any]) -> bool:
+        """Draws depend on the seed and the record's id."""
+        return float(own.get("temperature", self.temperature)) > 0
+
     def advise(self, columns: Collection[str]) -> str:
         """Chats are asked for with an option that a person with a file of them may not know."""
         if "messages" in columns and self.template is None and not self.messages:

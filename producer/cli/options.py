@@ -108,6 +108,37 @@ MaxErrorRate = Annotated[
         show_default=False,
     ),
 ]
+StoreTextName = Annotated[
+    str,
+    typer.Option(
+        "--store-text",
+        metavar="MODE",
+        help="What results keep of the texts: full; hash, made with TEXTMILL_HASH_KEY; or none.",
+    ),
+]
+FullText = Annotated[
+    bool,
+    typer.Option(
+        "--full-text/--no-full-text",
+        help="Index the words of texts and outputs, for `results --search`.",
+    ),
+]
+Reuse = Annotated[
+    bool,
+    typer.Option(
+        "--reuse",
+        help="Take a record's answer from an earlier result of equal input, model and options.",
+    ),
+]
+IndexColumns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--index-column",
+        metavar="COLUMN",
+        help="Index another column of the input, for `results --where`; once for each.",
+        show_default=False,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, for scripts.")]
 JobRef = Annotated[
     str,

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from textmill.producer.cli import options as o
-from textmill.producer.cli.context import open_context
+from textmill.producer.cli.context import Context, open_context
 from textmill.producer.terminal import number, say
+
+if TYPE_CHECKING:
+    from sqlalchemy import Row
+
+    from textmill.db.filters import ResultFilter
 
 SHOWN_ROWS = 20
 
@@ -22,13 +28,36 @@ MinScore = Annotated[
 ]
 MaxScore = Annotated[float | None, typer.Option(help="Only scores up to here.", show_default=False)]
 Search = Annotated[
-    str | None, typer.Option(help="Only texts that contain this.", show_default=False)
+    str | None,
+    typer.Option(
+        help='Only texts and outputs with these words: free -call "urgent reply" '
+        "(win OR prize) congrat*",
+        show_default=False,
+    ),
+]
+ErrorCode = Annotated[
+    str | None, typer.Option(help="Only error rows of this code.", show_default=False)
+]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="COLUMN=VALUE",
+        help="Only records with this in another column of the input; quick where it was declared "
+        "with `submit --index-column`. Several must all hold.",
+        show_default=False,
+    ),
+]
+After = Annotated[
+    str | None,
+    typer.Option(help="Go on where an earlier page ended, as it said.", show_default=False),
 ]
 Errors = Annotated[bool, typer.Option("--errors", help="Only error rows.")]
 RecordId = Annotated[
     str | None, typer.Option(help="Only the record of this id.", show_default=False)
 ]
-Order = Annotated[str, typer.Option(help="input, or score: the highest first.")]
+Order = Annotated[
+    str, typer.Option(help="input, score (the highest first), or fastest: as they come.")
+]
 Rows = Annotated[
     int | None,
     typer.Option(
@@ -56,8 +85,11 @@ def results(
     max_score: MaxScore = None,
     search: Search = None,
     errors: Errors = False,
+    error_code: ErrorCode = None,
     record_id: RecordId = None,
+    where: Where = None,
     order: Order = "input",
+    after: After = None,
     limit: Rows = None,
     kind: Kind = None,
     out: Out = None,
@@ -69,13 +101,14 @@ def results(
     Examples:
       textmill results last --label spam --min-score 0.9
       textmill results last --order score --limit 3
+      textmill results last --search 'free "urgent reply"' --where country=DE
       textmill results 06h0hkxf --errors --format jsonl
       textmill results last --out spam.csv
       textmill results last --format openai-batch --out answers.jsonl
     """
-    from textmill.db.queries import ResultFilter, count_results, iter_results
+    from textmill.db.filters import ResultFilter
+    from textmill.db.queries import is_streamed, iter_results
     from textmill.producer.cli.batch_results import export_batch
-    from textmill.producer.cli.results_table import print_results
     from textmill.producer.export import write_results
 
     kind = _kind(kind, out, json)
@@ -85,25 +118,63 @@ def results(
         max_score=max_score,
         search=search,
         errors=True if errors else None,
+        error_code=error_code,
         record_id=record_id,
+        where=_pairs(where or ()),
         order=cast(Any, order),  # ResultFilter checks it
-        limit=(limit or None) if limit is not None or kind != "table" else SHOWN_ROWS,
+        after=after,
+        limit=limit or None,
     )
     with open_context() as context:
         row = context.job(job)
-        rows = iter_results(context.database, row, wanted)
+        if reason := is_streamed(row, wanted):
+            say(f"note: {reason}; looking at every row")
+        if kind == "table":
+            _show(context, row, wanted, limit)
+            return
         if kind == "openai-batch":
+            rows = iter_results(context.database, row, wanted)
             export_batch(rows, row, out, whole=wanted == ResultFilter())
-        elif kind == "table":
-            shown = print_results(rows)
-            with context.database.read() as connection:
-                total = count_results(connection, row, wanted)
-            if total > shown:
-                say(f"{shown} of {number(total)} rows; --limit 0 for all, --out FILE to keep them")
-        else:
-            written = write_results(rows, row.extra_columns, kind=kind, out=out)
-            if out is not None:
-                say(f"{number(written)} rows in {out}")
+            return
+        written = write_results(
+            iter_results(context.database, row, wanted), row.extra_columns, kind=kind, out=out
+        )
+        if out is not None:
+            say(f"{number(written)} rows in {out}")
+
+
+def _show(context: Context, job: Row[Any], wanted: ResultFilter, limit: int | None) -> None:
+    """A page as a table, how many more there are, and how to go on."""
+    from textmill.db.queries import Page, count_results, iter_results, read_page
+    from textmill.producer.cli.results_table import print_results
+
+    if limit == 0:
+        page = Page(list(iter_results(context.database, job, wanted)), None)
+    else:
+        page = read_page(context.database, job, wanted, limit or SHOWN_ROWS)
+    shown = print_results(page.rows)
+    if page.after is None:
+        return
+    with context.database.read() as connection:
+        total = count_results(connection, job, wanted)
+    of = "more rows" if total is None else f"{number(total)} rows"
+    say(
+        f"{shown} of {of}; --after {page.after} for the next, --limit 0 for all, "
+        "--out FILE to keep them"
+    )
+
+
+def _pairs(where: Sequence[str]) -> dict[str, str]:
+    """``country=DE`` as a column and its value; raises InvalidJobError."""
+    from textmill.core.errors import InvalidJobError
+
+    pairs = {}
+    for given in where:
+        column, equals, value = given.partition("=")
+        if not equals or not column:
+            raise InvalidJobError(f"--where {given!r}; expected COLUMN=VALUE, such as country=DE")
+        pairs[column] = value
+    return pairs
 
 
 def _kind(kind: str | None, out: Path | None, json: bool) -> str:

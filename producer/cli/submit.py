@@ -66,6 +66,10 @@ def submit(
     priority: o.PriorityName = "normal",
     key: o.Key = None,
     max_error_rate: o.MaxErrorRate = None,
+    store_text: o.StoreTextName = "full",
+    full_text: o.FullText = True,
+    index_column: o.IndexColumns = None,
+    reuse: o.Reuse = False,
     json: o.Json = False,
 ) -> None:
     """Put a job into the queue and print its id.
@@ -110,6 +114,7 @@ def _make_submission(
     given: Mapping[str, Any], options: TaskOptions, batch: BatchReader | None, settings: Settings
 ) -> Submission:
     from textmill.core.jobs import JobSpec
+    from textmill.core.stored_texts import parse_store_text
     from textmill.producer.cli.batch_options import choose_task
     from textmill.producer.submit import name_after, parse_priority, validate_spec
 
@@ -130,6 +135,10 @@ def _make_submission(
         priority=parse_priority(given["priority"]),
         key=given["key"],
         max_error_rate=parse_rate(given["max_error_rate"]),
+        store_text=parse_store_text(given["store_text"]),
+        full_text=given["full_text"],
+        index_columns=tuple(dict.fromkeys(given["index_column"] or ())),
+        reuse=given["reuse"],
     )
     reading = read_options(given, options.columns)
     spec, rules = validate_spec(asked, settings)
@@ -192,8 +201,10 @@ def submit_records(context: Context, submission: Submission) -> Submitted:
                 spec,
                 reader,
                 lease_seconds=context.settings.lease_seconds,
+                hash_key=context.settings.hash_key_bytes,
                 progress=_LoadProgress(),
                 on_wait=lambda reason: say(f"waiting: {reason}"),
+                on_reusable=lambda rows: say(f"{number(rows)} earlier results may answer records"),
             )
         except KeyboardInterrupt:
             say("interrupted: nothing was submitted")
@@ -242,12 +253,13 @@ def warn_if_waiting(context: Context, submission: Submission, submitted: Submitt
 def show_dry_run(submission: Submission, *, json: bool) -> None:
     """Read and check everything, write nothing."""
     from textmill.core.jobs import BadRecord
-    from textmill.producer.submit import iter_dry
+    from textmill.producer.submit import check_index_columns, iter_dry
 
     spec = submission.spec
     records = bad = 0
     first: list[str] = []
     with submission.open() as reader:
+        check_index_columns(spec, reader)
         for record in iter_dry(reader):
             records += 1
             if isinstance(record, BadRecord):

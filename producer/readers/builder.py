@@ -10,6 +10,7 @@ from typing import Any
 
 from textmill.core.errors import InputError, RecordError
 from textmill.core.jobs import BadRecord, Record
+from textmill.core.stored_texts import StoreText, kept_message
 from textmill.producer.readers.rules import RecordRules
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -56,6 +57,7 @@ class RecordBuilder:
         self._single = len(self._fields) == 1
         self._id_column = id_column
         self._rules = None if rules is None or rules.are_plain else rules
+        self._store_text = StoreText.FULL if rules is None else rules.store_text
         self._composition = rules.params.composition() if rules is not None else None
 
     @property
@@ -153,16 +155,25 @@ class RecordBuilder:
             made = inputs if composition is None else composition.compose(inputs)
         except RecordError as error:
             return self.bad(
-                index, line, error.code, error.message, record_id=record_id, extra=values or None
+                index,
+                line,
+                error.code,
+                error.message,
+                record_id=record_id,
+                extra=rules.kept(values),
+                unquoting=kept_message(rules.store_text, error.code, error.message),
             )
-        return Record(index, record_id, made, params, values or None)
+        return Record(index, record_id, made, params, rules.kept(values))
 
     def _bad_id(self, index: int, line: int, given: Any, values: dict[str, Any]) -> BadRecord:
         for _, column in self._fields:
             values.pop(column, None)
-        found = "is missing or empty" if given in (None, "") else f"is {_shown(given)}"
-        problem = f"the id column {self._id_column!r} {found}; expected a string or a number"
-        return self.bad(index, line, "bad_row", problem, extra=values or None)
+        what, expected = f"the id column {self._id_column!r}", "a string or a number"
+        extra = self._kept(values)
+        if given in (None, ""):
+            problem = f"{what} is missing or empty; expected {expected}"
+            return self.bad(index, line, "bad_row", problem, extra=extra)
+        return self._wrong_kind(index, line, what, given, expected, extra=extra)
 
     def _bad_text(
         self,
@@ -173,16 +184,30 @@ class RecordBuilder:
         text: Any,
         values: dict[str, Any],
     ) -> BadRecord:
-        extra = values or None
+        extra = self._kept(values)
         if isinstance(text, str):
             # An empty text is data, not a broken file: it is an error row and never aborts.
             message = f"{self._place(line)}: column {column!r} is empty; expected a text"
             return BadRecord(index, record_id, "empty_text", message, extra)
         if text is None:
-            code, problem = "missing_text", f"column {column!r} is missing; expected a text"
-        else:
-            code, problem = "bad_row", f"column {column!r} is {_shown(text)}; expected a string"
-        return self.bad(index, line, code, problem, record_id=record_id, extra=extra)
+            problem = f"column {column!r} is missing; expected a text"
+            return self.bad(index, line, "missing_text", problem, record_id=record_id, extra=extra)
+        what = f"column {column!r}"
+        return self._wrong_kind(
+            index, line, what, text, "a string", record_id=record_id, extra=extra
+        )
+
+    def _wrong_kind(
+        self, index: int, line: int, what: str, value: Any, expected: str, **about: Any
+    ) -> BadRecord:
+        problem = f"{what} is {_kind(value)} ({_start(value)}); expected {expected}"
+        kept = f"{what} is {_kind(value)}; expected {expected}"
+        unquoting = None if self._store_text == StoreText.FULL else kept
+        return self.bad(index, line, "bad_row", problem, unquoting=unquoting, **about)
+
+    def _kept(self, values: dict[str, Any]) -> dict[str, Any] | None:
+        """What of a row's other columns is kept as ``extra``."""
+        return (values if self._rules is None else self._rules.kept(values)) or None
 
     def bad(
         self,
@@ -194,11 +219,17 @@ class RecordBuilder:
         record_id: str | None = None,
         extra: dict[str, Any] | None = None,
         hint: str = "",
+        unquoting: str | None = None,
     ) -> BadRecord:
-        """The BadRecord of a bad row; raises InputError unless bad rows are to be skipped."""
-        message = f"{self._place(line)}: {problem}"
+        """The BadRecord of a bad row; raises InputError unless bad rows are to be skipped.
+
+        ``unquoting`` is what the row says where the problem quotes what it may not keep.
+        """
+        place = self._place(line)
         if not self.skip_bad:
-            raise InputError(f"{message}. {hint + ' ' if hint else ''}{HOW_TO_GO_ON}")
+            hint = f"{hint} " if hint else ""
+            raise InputError(f"{place}: {problem}. {hint}{HOW_TO_GO_ON}")
+        message = f"{place}: {problem if unquoting is None else unquoting}"
         return BadRecord(index, record_id or str(index), code, message, extra)
 
     def _place(self, line: int) -> str:
@@ -209,8 +240,8 @@ def _as_dict(columns: Sequence[str], row: Sequence[Any]) -> dict[str, Any]:
     return dict(zip(columns, row, strict=True))
 
 
-def _shown(value: Any) -> str:
-    """A value for a message: its kind as JSON names it, and the start of it."""
+def _kind(value: Any) -> str:
+    """A value's kind as JSON names it."""
     kinds = {
         bool: "a boolean",
         int: "a number",
@@ -218,5 +249,10 @@ def _shown(value: Any) -> str:
         list: "a list",
         dict: "an object",
     }
+    return kinds.get(type(value), type(value).__name__)
+
+
+def _start(value: Any) -> str:
+    """The start of a value, for a message."""
     text = repr(value)
-    return f"{kinds.get(type(value), type(value).__name__)} ({text[:40]}{'…' * (len(text) > 40)})"
+    return f"{text[:40]}{'…' * (len(text) > 40)}"

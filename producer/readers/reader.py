@@ -56,6 +56,8 @@ class RecordReader:
         """The columns that are kept in ``Record.extra``."""
         kept = self._rules is not None and self._rules.keep_columns
         used = {self._options.id_column} | (set() if kept else set(self.fields.values()))
+        if self._rules is not None and not self._rules.keep_texts:
+            used |= set(self._own_columns())
         return tuple(column for column in self.columns if column not in used)
 
     def __enter__(self) -> RecordReader:
@@ -120,7 +122,7 @@ class RecordReader:
         if not source.columns:
             return self._choose_blindly(source, fields)
         self._check_own_columns(source)
-        if self._rules is not None and self._rules.keep_columns:
+        if self._rules is not None and self._rules.by_name:
             # Fields that are named by the person are columns by their exact names.
             asked = {field: field for field in fields} | dict(asked)
         try:
@@ -139,7 +141,7 @@ class RecordReader:
 
     def _check_apart(self, chosen: Mapping[str, str]) -> None:
         """A record's own options are read from what stays in ``extra``, and again by a rerun."""
-        kept = self._rules is not None and self._rules.keep_columns
+        kept = self._rules is not None and self._rules.by_name
         taken = {self._options.id_column} | (set() if kept else set(chosen.values()))
         for column in self._own_columns():
             if column in taken:

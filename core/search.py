@@ -1,0 +1,208 @@
+"""Words of a text, and the search syntax over them: one meaning on every database.
+
+Words are cut here and not by the databases, whose own rules differ: SQLite and PostgreSQL are
+given the same words and so answer alike.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from textmill.core.errors import InvalidJobError
+
+# Of a text or an output; PostgreSQL keeps no places beyond 16,383, and at most 1 MB of a row.
+MAX_WORDS = 8_000
+MAX_CHARACTERS = 100_000
+MAX_WORD_LENGTH = 100
+END_OF_TEXT = "⏎"  # between a row's text and its output: no phrase reaches across
+
+# Scripts that are written without spaces: each character is a word, and a word of them a phrase.
+UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+    "\uf900-\ufaff\U00020000-\U0003134f"
+)
+ASCII_WORD = re.compile(r"[a-z0-9]+")
+WORD = re.compile(f"[{UNSPACED}]|[^\\W_{UNSPACED}]+")
+PIECE = re.compile(
+    r"""\s*(?:
+        (?P<minus>-?)(?: (?P<open>\() | "(?P<quoted>[^"]*)"(?P<star>\*?) | (?P<word>[^\s()|"]+) )
+        | (?P<sign>[)|])
+        | (?P<lone>")
+    )""",
+    re.VERBOSE,
+)
+EXAMPLE = 'free -call "urgent reply" (win OR prize) congrat*'
+
+
+def words_of(text: str) -> list[str]:
+    """The text's words in order: lower case, without accents, without punctuation.
+
+    Of a very long text only the beginning counts: 8,000 words or 100,000 characters.
+    """
+    if text.isascii():
+        words = ASCII_WORD.findall(text[:MAX_CHARACTERS].lower())
+    else:
+        words = WORD.findall(_plain(text[:MAX_CHARACTERS])[:MAX_CHARACTERS])
+    return [word[:MAX_WORD_LENGTH] for word in words[:MAX_WORDS]]
+
+
+def words_of_row(text: str | None, output: str | None) -> list[str]:
+    """What a result row is found by: the words of its text and of its output."""
+    words = words_of(text) if text else []
+    if output:
+        words += [END_OF_TEXT, *words_of(output)]
+    return words
+
+
+def _plain(text: str) -> str:
+    """Compatible characters as one, capitals small, accents dropped."""
+    apart = unicodedata.normalize("NFKD", text).casefold()
+    kept = "".join(char for char in apart if not unicodedata.combining(char))
+    return unicodedata.normalize("NFKC", kept)
+
+
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    """Words that follow each other; with ``prefix`` the last one may go on."""
+
+    words: tuple[str, ...]
+    prefix: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AllOf:
+    """Every one of ``wanted``, at least one, and none of ``unwanted``."""
+
+    wanted: tuple[Search, ...]
+    unwanted: tuple[Search, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AnyOf:
+    """At least one of several."""
+
+    either: tuple[Search, ...]
+
+
+Search = Phrase | AllOf | AnyOf
+
+
+def parse_search(query: str) -> Search:
+    """The meaning of ``free -call "urgent reply" (win OR prize) congrat*``.
+
+    Words stand for "and"; OR (or ``|``) binds weaker. Raises InvalidJobError that says where the
+    syntax is broken.
+    """
+    return _Parser(query).parse()
+
+
+def matches(search: Search, words: Sequence[str]) -> bool:
+    """Whether a row of these words is found: for rows that no index knows."""
+    if isinstance(search, AnyOf):
+        return any(matches(one, words) for one in search.either)
+    if isinstance(search, AllOf):
+        return all(matches(one, words) for one in search.wanted) and not any(
+            matches(one, words) for one in search.unwanted
+        )
+    return any(_stands_at(search, words, start) for start in range(len(words)))
+
+
+def _stands_at(phrase: Phrase, words: Sequence[str], start: int) -> bool:
+    found = words[start : start + len(phrase.words)]
+    if len(found) < len(phrase.words):
+        return False
+    *firm, last = phrase.words
+    if list(found[:-1]) != firm:
+        return False
+    return found[-1].startswith(last) if phrase.prefix else found[-1] == last
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A phrase of a query, or a sign: an opening or closing bracket, or | for OR."""
+
+    sign: str = ""
+    phrase: Phrase | None = None
+    unwanted: bool = False
+
+
+class _Parser:
+    """Recursive descent: any = all {| all}; all = unit {unit}; unit = [-] (phrase | ( any ))."""
+
+    def __init__(self, query: str) -> None:
+        self._query = query
+        self._pieces = _cut(query)
+        self._at = 0
+
+    def parse(self) -> Search:
+        if not self._pieces:
+            raise _broken(self._query, "it has no word to look for")
+        found = self._any()
+        if self._at < len(self._pieces):
+            raise _broken(self._query, "a ) has no ( before it")
+        return found
+
+    def _sign(self) -> str | None:
+        """The sign of the next piece, "" for a phrase; None at the end."""
+        return self._pieces[self._at].sign if self._at < len(self._pieces) else None
+
+    def _any(self) -> Search:
+        either = [self._all()]
+        while self._sign() == "|":
+            self._at += 1
+            either.append(self._all())
+        return either[0] if len(either) == 1 else AnyOf(tuple(either))
+
+    def _all(self) -> Search:
+        wanted: list[Search] = []
+        unwanted: list[Search] = []
+        while self._sign() in ("", "("):
+            piece = self._pieces[self._at]
+            self._at += 1
+            (unwanted if piece.unwanted else wanted).append(piece.phrase or self._group())
+        if not wanted:
+            only_unwanted = "it says only what is not wanted; add a word that is"
+            missing = "a word is missing beside OR or inside ( )"
+            raise _broken(self._query, only_unwanted if unwanted else missing)
+        if len(wanted) == 1 and not unwanted:
+            return wanted[0]
+        return AllOf(tuple(wanted), tuple(unwanted))
+
+    def _group(self) -> Search:
+        found = self._any()
+        if self._sign() != ")":
+            raise _broken(self._query, "a ( has no ) after it")
+        self._at += 1
+        return found
+
+
+def _cut(query: str) -> list[_Piece]:
+    pieces = []
+    for match in PIECE.finditer(query):
+        part = match.groupdict()
+        if part["lone"]:
+            raise _broken(query, 'a " has no second one')
+        if part["sign"] or part["open"]:
+            pieces.append(_Piece(part["sign"] or "(", unwanted=bool(part["minus"])))
+        elif part["word"] == "OR" and not part["minus"]:
+            pieces.append(_Piece("|"))
+        elif part["word"] is None:
+            pieces.append(_phrase(query, part["quoted"], bool(part["star"]), bool(part["minus"])))
+        else:
+            word = part["word"]
+            pieces.append(_phrase(query, word, word.endswith("*"), bool(part["minus"])))
+    return pieces
+
+
+def _phrase(query: str, text: str, prefix: bool, unwanted: bool) -> _Piece:
+    words = words_of(text)
+    if not words:
+        raise _broken(query, f"{text!r} has no letter or digit to look for")
+    return _Piece("", Phrase(tuple(words), prefix), unwanted)
+
+
+def _broken(query: str, problem: str) -> InvalidJobError:
+    return InvalidJobError(f"cannot search for {query!r}: {problem}; expected such as {EXAMPLE}")

@@ -1,0 +1,157 @@
+"""Earlier results that answer records again: their keys, and how older jobs get theirs.
+
+A job with ``--reuse`` writes the keys of what it computes. Results of other jobs get theirs when a
+job that could use them is submitted, so that nobody else pays for the index. A key whose result is
+gone (purged, run again) finds nothing, and is overwritten by the next record that has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from sqlalchemy import Connection, Row, and_, delete, select, update
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from textmill.core.jobs import ENDED, JobSpec, JobStatus, Record
+from textmill.core.reuse import ReuseScope, without_own_columns
+from textmill.core.stored_texts import StoreText
+from textmill.core.tasks import get_task, read_own_params, validate_params
+from textmill.db.clock import now
+from textmill.db.loading import absolute_model
+from textmill.db.models import jobs, results, reuse_keys
+from textmill.db.session import Database
+
+PAGE_ROWS = 1000
+ANSWERS = [
+    results.c[name]
+    for name in ("label", "score", "output", "vector", "detail", "input_tokens", "output_tokens")
+]
+
+
+def find_answers(connection: Connection, keys: Sequence[bytes]) -> dict[bytes, Row[Any]]:
+    """The earlier results of these keys: what they say, and the job that computed it."""
+    row = results.c
+    query = (
+        select(reuse_keys.c.key, row.job_id, row.reused_from, *ANSWERS)
+        .join(
+            results,
+            and_(row.job_id == reuse_keys.c.job_id, row.record_index == reuse_keys.c.record_index),
+        )
+        .where(reuse_keys.c.key.in_(keys), row.error_code.is_(None))
+    )
+    return {found.key: found for found in connection.execute(query)}
+
+
+def keep_answers(connection: Connection, job_id: str, answers: Mapping[bytes, int]) -> None:
+    """Write the keys of results of the job, by their record's index."""
+    if not answers:
+        return
+    sqlite = connection.dialect.name == "sqlite"
+    upsert = sqlite_insert(reuse_keys) if sqlite else postgresql_insert(reuse_keys)
+    connection.execute(
+        upsert.on_conflict_do_update(
+            index_elements=["key"],
+            set_={"job_id": upsert.excluded.job_id, "record_index": upsert.excluded.record_index},
+        ),
+        # In one order everywhere, so that two jobs wait for each other and do not deadlock.
+        [{"key": key, "job_id": job_id, "record_index": answers[key]} for key in sorted(answers)],
+    )
+
+
+def forget_answers(connection: Connection, job_id: str, *conditions: Any) -> None:
+    """Delete the keys of results of the job, all of them or those that fulfil the conditions."""
+    connection.execute(delete(reuse_keys).where(reuse_keys.c.job_id == job_id, *conditions))
+
+
+def make_reusable(
+    database: Database,
+    spec: JobSpec,
+    *,
+    secret: bytes | None,
+    progress: Callable[[int], None] = lambda records: None,
+) -> int:
+    """Give the results of earlier jobs that could answer this one's records their keys.
+
+    Only of tasks whose records hold the one text that a row keeps, and of jobs that keep it.
+    Returns how many results were looked at; in short transactions, and again if it was cut off.
+    """
+    looked_at = 0
+    for job in _candidates(database, spec):
+        for page in _pages(database, job, secret):
+            looked_at += page
+            progress(looked_at)
+        with database.write() as connection:
+            connection.execute(update(jobs).where(jobs.c.id == job.id).values(reusable_at=now()))
+    return looked_at
+
+
+def _candidates(database: Database, spec: JobSpec) -> list[Row[Any]]:
+    same_model = [jobs.c.model == absolute_model(spec.model)]
+    if spec.model_version is not None:
+        same_model = [jobs.c.model_version == spec.model_version]
+    query = select(jobs).where(
+        jobs.c.task == spec.task,
+        jobs.c.dtype == spec.dtype,
+        jobs.c.status.in_([status.value for status in ENDED - {JobStatus.CANCELLED}]),
+        jobs.c.model_version.is_not(None),
+        jobs.c.store_text == StoreText.FULL.value,
+        jobs.c.purged_at.is_(None),
+        jobs.c.reusable_at.is_(None),
+        jobs.c.reuse.is_(False),
+        *same_model,
+    )
+    wanted = without_own_columns(spec.params)
+    with database.read() as connection:
+        found = connection.execute(query.order_by(jobs.c.id)).all()
+    return [job for job in found if without_own_columns(job.params) == wanted and _rebuildable(job)]
+
+
+def _rebuildable(job: Row[Any]) -> bool:
+    params = validate_params(get_task(job.task), job.params)
+    return params.composition() is not None or params.fields() == (params.text_field(),)
+
+
+def _pages(database: Database, job: Row[Any], secret: bytes | None) -> Iterator[int]:
+    """Page by page, how many results got their keys."""
+    task = get_task(job.task)
+    params = validate_params(task, job.params)
+    scope = job_scope(job, job.model_version, secret)
+    own = partial(read_own_params, task, params) if params.own_columns else lambda extra: None
+    row = results.c
+    query = (
+        select(row.record_index, row.record_id, row.text, row.extra)
+        .where(row.job_id == job.id, row.error_code.is_(None), row.text.is_not(None))
+        .order_by(row.record_index)
+        .limit(PAGE_ROWS)
+    )
+    last = -1
+    while True:
+        with database.read() as connection:
+            rows = connection.execute(query.where(row.record_index > last)).all()
+        if not rows:
+            return
+        answers = {
+            scope.key(
+                Record(index, record_id, {params.text_field(): text}, own(extra or {}))
+            ): index
+            for index, record_id, text, extra in rows
+        }
+        database.transact(keep_answers, job.id, answers)
+        yield len(rows)
+        last = rows[-1].record_index
+
+
+def job_scope(job: Row[Any], version: str | None, secret: bytes | None) -> ReuseScope:
+    """The scope of a job's records, its model being this version."""
+    return ReuseScope.of(
+        task=job.task,
+        model=job.model,
+        version=version,
+        dtype=job.dtype,
+        params=validate_params(get_task(job.task), job.params),
+        store_text=job.store_text,
+        secret=secret,
+    )

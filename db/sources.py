@@ -1,0 +1,211 @@
+"""Sources of records: what one index knows of a filter, as record indexes in input order.
+
+Each answers at once wherever a page begins, however many rows the job has. The other conditions of
+a filter are looked at in the rows themselves (``queries.py``).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, func, select
+
+from textmill.core.search import Search
+from textmill.db.filters import ResultFilter
+from textmill.db.indexing import FURTHER_LABEL
+from textmill.db.models import label_counts, result_values, results
+from textmill.db.word_search import find_words
+
+COLLECTED = 10_000  # records with scores in a range are collected and sorted, if they are no more
+ALL = 1 << 40  # more than any job has records
+PROBED = 2_000  # a count is asked for as far as this
+
+Find = Callable[[Connection, int, int, int], Sequence[int]]
+"""Of an open connection, the index ``after`` which, ``end`` before which, and the most wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One index's answer: about how many records there are, and the next of them in input order."""
+
+    records: int
+    find: Find
+
+
+def choose_source(connection: Connection, job: Row[Any], wanted: ResultFilter) -> Source | None:
+    """The source with the fewest records; None if the rows are best read one after the other."""
+    sources = [
+        source
+        for source in (
+            _by_id(job, wanted.record_id),
+            _by_error(connection, job, wanted),
+            _by_label(connection, job, wanted.label),
+            *(_by_value(connection, job, name, value) for name, value in wanted.where.items()),
+            _by_words(connection, job, wanted.wanted_words),
+            _by_score(connection, job, wanted),
+        )
+        if source is not None
+    ]
+    return min(sources, key=lambda source: source.records, default=None)
+
+
+def _by_id(job: Row[Any], record_id: str | None) -> Source | None:
+    if record_id is None:
+        return None
+    return Source(1, partial(_rows, job, [results.c.record_id == record_id]))
+
+
+def _by_error(connection: Connection, job: Row[Any], wanted: ResultFilter) -> Source | None:
+    if wanted.error_code is not None:
+        codes = [wanted.error_code]
+    elif wanted.errors:
+        codes = error_codes(connection, job.id)
+    else:
+        return None
+    streams = [partial(_rows, job, [results.c.error_code == code]) for code in codes]
+    return Source(job.error_records, partial(_merged, streams))
+
+
+def error_codes(connection: Connection, job_id: str) -> list[str]:
+    """The codes of the job's error rows: each is found behind the one before."""
+    codes: list[str] = []
+    following = select(func.min(results.c.error_code)).where(
+        results.c.job_id == job_id, results.c.error_code.is_not(None)
+    )
+    query = following
+    while (code := connection.scalar(query)) is not None:
+        codes.append(code)
+        query = following.where(results.c.error_code > code)
+    return codes
+
+
+def _by_label(connection: Connection, job: Row[Any], label: str | None) -> Source | None:
+    if label is None:
+        return None
+    counted = select(label_counts.c.records).where(
+        label_counts.c.job_id == job.id, label_counts.c.label == label
+    )
+    records = connection.scalar(counted) or 0
+    if records * 4 > job.total_records:
+        return None  # most rows have it: as quick to look at each
+    first = partial(_rows, job, [results.c.label == label])
+    further = partial(_values, job, FURTHER_LABEL, label)
+    return Source(records, partial(_merged, [first, further]))
+
+
+def _by_value(connection: Connection, job: Row[Any], name: str, value: str) -> Source | None:
+    if name not in (job.index_columns or ()):
+        return None
+    find = partial(_values, job, name, value)
+    return Source(len(find(connection, -1, job.total_records, PROBED)), find)
+
+
+def _by_words(connection: Connection, job: Row[Any], search: Search | None) -> Source | None:
+    if search is None or not job.full_text:
+        return None
+
+    def find(connection: Connection, after: int, end: int, limit: int) -> Sequence[int]:
+        end = min(end, job.total_records)
+        return find_words(connection, job, search, after=after, end=end, limit=limit)
+
+    return Source(PROBED + 1, find)
+
+
+def _by_score(connection: Connection, job: Row[Any], wanted: ResultFilter) -> Source | None:
+    """Scores lie in another order than records: a few are sorted, many are looked for in rows."""
+    if wanted.min_score is None and wanted.max_score is None:
+        return None
+    found: list[int] = []
+    for label in first_labels(connection, job, wanted.label):
+        query = (
+            select(results.c.record_index)
+            .where(results.c.job_id == job.id, *score_range(wanted), has_label(label))
+            .limit(COLLECTED + 1 - len(found))
+        )
+        found += connection.scalars(query)
+        if len(found) > COLLECTED:
+            return None
+    found.sort()
+
+    def find(connection: Connection, after: int, end: int, limit: int) -> Sequence[int]:
+        return [index for index in found if after < index < end][:limit]
+
+    return Source(len(found), find)
+
+
+def labels_of(connection: Connection, job_id: str) -> list[str | None]:
+    """Every label that a row of the job may have as its first, none among them."""
+    counted = select(label_counts.c.label).where(label_counts.c.job_id == job_id)
+    return [*connection.scalars(counted), None]
+
+
+def first_labels(connection: Connection, job: Row[Any], wanted: str | None) -> Sequence[str | None]:
+    """The first labels that rows of the wanted one have: itself, unless it may be a further one."""
+    if wanted is None or is_further_label(connection, job, wanted):
+        return labels_of(connection, job.id)
+    return [wanted]
+
+
+def is_further_label(connection: Connection, job: Row[Any], label: str) -> bool:
+    """True if a record has the label behind its first one."""
+    return bool(_values(job, FURTHER_LABEL, label, connection, -1, ALL, 1))
+
+
+def has_label(label: str | None) -> ColumnElement[bool]:
+    """The rows whose first label it is."""
+    return results.c.label.is_(None) if label is None else results.c.label == label
+
+
+def score_range(wanted: ResultFilter) -> list[ColumnElement[bool]]:
+    """The rows with a score that is wanted."""
+    conditions: list[ColumnElement[bool]] = [results.c.score.is_not(None)]
+    if wanted.min_score is not None:
+        conditions.append(results.c.score >= wanted.min_score)
+    if wanted.max_score is not None:
+        conditions.append(results.c.score <= wanted.max_score)
+    return conditions
+
+
+def _rows(
+    job: Row[Any],
+    conditions: Sequence[ColumnElement[bool]],
+    connection: Connection,
+    after: int,
+    end: int,
+    limit: int,
+) -> Sequence[int]:
+    index = results.c.record_index
+    query = select(index).where(results.c.job_id == job.id, *conditions, index > after, index < end)
+    return connection.scalars(query.order_by(index).limit(limit)).all()
+
+
+def _values(
+    job: Row[Any],
+    name: str,
+    value: str,
+    connection: Connection,
+    after: int,
+    end: int,
+    limit: int,
+) -> Sequence[int]:
+    row = result_values.c
+    query = select(row.record_index).where(
+        row.job_id == job.id,
+        row.name == name,
+        row.value == value,
+        row.record_index > after,
+        row.record_index < end,
+    )
+    return connection.scalars(query.order_by(row.record_index).limit(limit)).all()
+
+
+def _merged(
+    streams: Sequence[Find], connection: Connection, after: int, end: int, limit: int
+) -> Sequence[int]:
+    """The first of several streams together, each record once."""
+    pages = [stream(connection, after, end, limit) for stream in streams]
+    return list(dict.fromkeys(heapq.merge(*pages)))[:limit]

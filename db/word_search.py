@@ -1,0 +1,106 @@
+"""Full-text search in ``result_words``: which records of a job have the words, in input order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from textmill.core.search import AllOf, AnyOf, Search
+from textmill.db.indexing import BLOCK_BITS, IndexedJob, block_word, row_id
+
+SQLITE_PAGE = text(
+    "SELECT rowid FROM result_words WHERE result_words MATCH :query "
+    "AND rowid BETWEEN :first AND :last ORDER BY rowid LIMIT :limit"
+)
+POSTGRESQL_PAGE = text(
+    "SELECT row_id FROM result_words WHERE words @@ CAST(:query AS tsquery) "
+    "AND row_id BETWEEN :first AND :last ORDER BY row_id LIMIT :limit"
+)
+
+
+def find_words(
+    connection: Connection,
+    job: IndexedJob,
+    search: Search,
+    *,
+    after: int,
+    end: int,
+    limit: int,
+) -> Sequence[int]:
+    """Indexes of at most ``limit`` records after one and before ``end`` that have the words."""
+    base = row_id(job, 0)
+    first, last = base + after + 1, base + end - 1
+    if connection.dialect.name == "sqlite":
+        rows = _page(connection, SQLITE_PAGE, fts5_query(search), first, last, limit)
+    else:
+        rows = _block_by_block(connection, tsquery(search), first, last, limit)
+    return [row - base for row in rows]
+
+
+def _page(
+    connection: Connection, page: Any, query: str, first: int, last: int, limit: int
+) -> list[int]:
+    values = {"query": query, "first": first, "last": last, "limit": limit}
+    return list(connection.scalars(page, values))
+
+
+def _block_by_block(
+    connection: Connection, query: str, first: int, last: int, limit: int
+) -> list[int]:
+    """Ask for blocks that grow as long as little is found in them.
+
+    A GIN index gives all rows of a query before the first can be had, of a frequent word millions.
+    A block's word in the query bounds that: of the blocks of one size asked for at once, as many as
+    reach to the next border of a larger one.
+    """
+    found: list[int] = []
+    step = 0
+    while first <= last and len(found) < limit:
+        until, blocks = _blocks(step, first, last)
+        among = f"{query} & ({' | '.join(blocks)})"
+        page = _page(connection, POSTGRESQL_PAGE, among, first, until, limit - len(found))
+        found += page
+        first = until + 1
+        many = len(page) * 4 >= limit  # a few more blocks of this size will do
+        step = 0 if many else min(step + 1, len(BLOCK_BITS))
+    return found
+
+
+def _blocks(step: int, first: int, last: int) -> tuple[int, list[str]]:
+    """The last row to ask for at this step, and the words of the blocks up to there.
+
+    At first one of the smallest blocks, then its siblings as far as the border of the next size,
+    then of that size, and so on to the end.
+    """
+    until = last
+    if step < len(BLOCK_BITS):
+        until = min(last, first | (1 << BLOCK_BITS[step]) - 1)
+    level = max(step - 1, 0)
+    bits = BLOCK_BITS[level]
+    numbers = range(first >> bits, (until >> bits) + 1)
+    return until, [f"'{block_word(level, number)}'" for number in numbers]
+
+
+def fts5_query(search: Search) -> str:
+    """The search as FTS5 reads it."""
+    if isinstance(search, AnyOf):
+        return f"({' OR '.join(map(fts5_query, search.either))})"
+    if isinstance(search, AllOf):
+        wanted = f"({' AND '.join(map(fts5_query, search.wanted))})"
+        unwanted = " OR ".join(map(fts5_query, search.unwanted))
+        return f"({wanted} NOT ({unwanted}))" if unwanted else wanted
+    return f'"{" ".join(search.words)}"' + (" *" if search.prefix else "")
+
+
+def tsquery(search: Search) -> str:
+    """The search as PostgreSQL reads a tsquery."""
+    if isinstance(search, AnyOf):
+        return f"({' | '.join(map(tsquery, search.either))})"
+    if isinstance(search, AllOf):
+        parts = [tsquery(one) for one in search.wanted]
+        parts += [f"!{tsquery(one)}" for one in search.unwanted]
+        return f"({' & '.join(parts)})"
+    *firm, last = [f"'{word}'" for word in search.words]
+    return f"({' <-> '.join([*firm, last + (':*' if search.prefix else '')])})"

@@ -14,12 +14,13 @@ from sqlalchemy import Connection, Row, func, select
 
 from textmill.core.search import Search, matches, words_of_row
 from textmill.db.filters import ResultFilter, among, check_columns, conditions_of, undeclared
-from textmill.db.models import label_counts, results
+from textmill.db.models import jobs, label_counts, results
 from textmill.db.score_order import iter_by_score
 from textmill.db.session import Database
-from textmill.db.sources import choose_source
+from textmill.db.sources import ALL, choose_source
 
 PAGE_ROWS = 2000
+MAX_LOOKUPS = 10_000  # rows looked up at once that an index names
 MAX_WINDOW = 65_536  # rows looked at in one read where a condition has no index
 OUTPUT_HEAD = 400  # characters of an output that stands as an example
 
@@ -130,14 +131,18 @@ def _by_index(
     if source is None:
         yield from _by_looking(database, job, wanted, page_rows, after)
         return
+    size = page_rows
     while True:
         with database.read() as connection:
-            indexes = source.find(connection, after, _end(connection, job), page_rows)
+            indexes = source.find(connection, after, ALL, size)
             page = _fetch(connection, job, wanted, indexes) if indexes else []
-        yield page
-        if len(indexes) < page_rows:
+        for start in range(0, len(page), page_rows):
+            yield page[start : start + page_rows]
+        if len(indexes) < size:
             return
         after = indexes[-1]
+        if len(page) * 4 < size:  # most rows of the index are not wanted: look at more at once
+            size = min(MAX_LOOKUPS, size * 4)
 
 
 def _by_looking(
@@ -161,11 +166,12 @@ def _by_looking(
 
 
 def _end(connection: Connection, job: Row[Any]) -> int:
-    """One more than the largest index that the job has a row of now."""
-    index = results.c.record_index
-    last = select(index).where(results.c.job_id == job.id).order_by(index.desc()).limit(1)
-    found = connection.scalar(last)
-    return 0 if found is None else found + 1
+    """Before which index all rows of the job lie."""
+    total = connection.scalar(select(jobs.c.total_records).where(jobs.c.id == job.id))
+    if total:
+        return total
+    own = results.c.job_id == job.id  # it is being loaded: its rows are bad inputs
+    return (connection.scalar(select(func.max(results.c.record_index)).where(own)) or 0) + 1
 
 
 def _fetch(

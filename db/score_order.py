@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, and_, not_, select
 from textmill.db.filters import ResultFilter
 from textmill.db.models import results
 from textmill.db.session import Database
-from textmill.db.sources import has_label, is_further_label, labels_of, score_range
+from textmill.db.sources import first_labels, has_label, score_range
 
 MERGED_LABELS = 64  # of a job with more labels, the rows are sorted by the database
 
@@ -25,7 +25,7 @@ def iter_by_score(
     """Score and index of the rows in this order, page by page; only scores and labels count."""
     after = wanted.position() if wanted.after is not None else None
     with database.read() as connection:
-        labels = _labels(connection, job, wanted.label)
+        labels = first_labels(connection, job, wanted.label)
     if len(labels) > MERGED_LABELS:
         streams = [_stream(database, job, wanted, [], after, page_rows)]
     else:
@@ -35,13 +35,6 @@ def iter_by_score(
     merged = heapq.merge(*streams, key=lambda place: (-place[0], place[1]))
     while page := list(islice(merged, page_rows)):
         yield page
-
-
-def _labels(connection: Connection, job: Row[Any], wanted: str | None) -> list[str | None]:
-    """The first labels that rows of the wanted one have: itself, unless it may be a further one."""
-    if wanted is None or is_further_label(connection, job, wanted):
-        return labels_of(connection, job.id)
-    return [wanted]
 
 
 def _stream(

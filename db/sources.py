@@ -109,6 +109,7 @@ def _by_words(connection: Connection, job: Row[Any], search: Search | None) -> S
         return None
 
     def find(connection: Connection, after: int, end: int, limit: int) -> Sequence[int]:
+        end = min(end, job.total_records)
         return find_words(connection, job, search, after=after, end=end, limit=limit)
 
     return Source(PROBED, find)
@@ -119,7 +120,7 @@ def _by_score(connection: Connection, job: Row[Any], wanted: ResultFilter) -> So
     if wanted.min_score is None and wanted.max_score is None:
         return None
     found: list[int] = []
-    for label in labels_of(connection, job.id):
+    for label in first_labels(connection, job, wanted.label):
         query = (
             select(results.c.record_index)
             .where(results.c.job_id == job.id, *score_range(wanted), has_label(label))
@@ -140,6 +141,13 @@ def labels_of(connection: Connection, job_id: str) -> list[str | None]:
     """Every label that a row of the job may have as its first, none among them."""
     counted = select(label_counts.c.label).where(label_counts.c.job_id == job_id)
     return [*connection.scalars(counted), None]
+
+
+def first_labels(connection: Connection, job: Row[Any], wanted: str | None) -> Sequence[str | None]:
+    """The first labels that rows of the wanted one have: itself, unless it may be a further one."""
+    if wanted is None or is_further_label(connection, job, wanted):
+        return labels_of(connection, job.id)
+    return [wanted]
 
 
 def is_further_label(connection: Connection, job: Row[Any], label: str) -> bool:

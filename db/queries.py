@@ -115,11 +115,20 @@ def is_streamed(job: Row[Any], wanted: ResultFilter) -> str | None:
 def _by_score(
     database: Database, job: Row[Any], wanted: ResultFilter, page_rows: int
 ) -> Iterator[list[Result]]:
-    for places in iter_by_score(database, job, wanted, page_rows):
+    size = page_rows if _given(wanted) <= {"label", "min_score", "max_score"} else MAX_LOOKUPS // 10
+    for places in iter_by_score(database, job, wanted, max(size, page_rows)):
         with database.read() as connection:
             found = _fetch(connection, job, wanted, [index for _, index in places])
         rows = {row.record_index: row for row in found}
-        yield [rows[index] for _, index in places if index in rows]
+        page = [rows[index] for _, index in places if index in rows]
+        for start in range(0, len(page), page_rows):
+            yield page[start : start + page_rows]
+
+
+def _given(wanted: ResultFilter) -> set[str]:
+    """The names of the conditions that are asked for."""
+    names = {name for name, value in _as_dict(wanted).items() if value not in (None, {})}
+    return names - {"limit", "order", "after"}
 
 
 def _by_index(
@@ -221,8 +230,7 @@ def iter_vectors(
 
 def count_results(connection: Connection, job: Row[Any], wanted: ResultFilter) -> int | None:
     """How many rows match, the limit left aside, where that is known at once; None elsewhere."""
-    given = {name for name, value in _as_dict(wanted).items() if value not in (None, {})}
-    given -= {"limit", "order", "after"}
+    given = _given(wanted)
     if not given and wanted.order != "score":
         return int(job.done_records + job.error_records)
     if given == {"errors"}:

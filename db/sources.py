@@ -20,9 +20,9 @@ from textmill.db.indexing import FURTHER_LABEL, MAX_VALUE
 from textmill.db.models import label_counts, result_values, results
 from textmill.db.word_search import find_words
 
-COLLECTED = 20_000  # records with scores in a range are collected and sorted, if they are no more
+COLLECTED = 10_000  # records with scores in a range are collected and sorted, if they are no more
 ALL = 1 << 40  # more than any job has records
-PROBED = 10_000  # a count is asked for as far as this
+PROBED = 2_000  # a count is asked for as far as this
 
 Find = Callable[[Connection, int, int, int], Sequence[int]]
 """Of an open connection, the index ``after`` which, ``end`` before which, and the most wanted."""
@@ -112,7 +112,7 @@ def _by_words(connection: Connection, job: Row[Any], search: Search | None) -> S
         end = min(end, job.total_records)
         return find_words(connection, job, search, after=after, end=end, limit=limit)
 
-    return Source(PROBED, find)
+    return Source(PROBED + 1, find)
 
 
 def _by_score(connection: Connection, job: Row[Any], wanted: ResultFilter) -> Source | None:

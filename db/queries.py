@@ -7,7 +7,7 @@ no transaction open and a page costs the same at the start and at the end of ten
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from sqlalchemy import Connection, Row, func, select
@@ -70,7 +70,7 @@ def iter_results(
 def read_page(database: Database, job: Row[Any], wanted: ResultFilter, rows: int) -> Page:
     """The first rows that match, and what ``ResultFilter.after`` is for the next page."""
     found: list[Result] = []
-    limited = ResultFilter(**{**_as_dict(wanted), "limit": rows + 1})
+    limited = replace(wanted, limit=rows + 1)
     for page in iter_pages(database, job, limited, page_rows=rows + 1):
         found += page
     if len(found) <= rows:

@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Connection, Row, func, select
 
 from textmill.core.search import Search
 from textmill.db.filters import ResultFilter
-from textmill.db.indexing import FURTHER_LABEL
+from textmill.db.indexing import FURTHER_LABEL, MAX_VALUE
 from textmill.db.models import label_counts, result_values, results
 from textmill.db.word_search import find_words
 
@@ -44,7 +44,7 @@ def choose_source(connection: Connection, job: Row[Any], wanted: ResultFilter) -
             _by_id(job, wanted.record_id),
             _by_error(connection, job, wanted),
             _by_label(connection, job, wanted.label),
-            *(_by_value(connection, job, name, value) for name, value in wanted.where.items()),
+            *(_by_value(connection, job, *pair) for pair in wanted.wanted_values.items()),
             _by_words(connection, job, wanted.wanted_words),
             _by_score(connection, job, wanted),
         )
@@ -100,7 +100,7 @@ def _by_label(connection: Connection, job: Row[Any], label: str | None) -> Sourc
 def _by_value(connection: Connection, job: Row[Any], name: str, value: str) -> Source | None:
     if name not in (job.index_columns or ()):
         return None
-    find = partial(_values, job, name, value)
+    find = partial(_values, job, name, value[:MAX_VALUE])
     return Source(len(find(connection, -1, job.total_records, PROBED)), find)
 
 

@@ -200,8 +200,8 @@ sweeps = Table(
 )
 
 # The words of results, by which ``--search`` finds them: on PostgreSQL a table, on SQLite a virtual
-# one (FTS5, https://www.sqlite.org/fts5.html) that keeps no texts, of the same name. A row of
-# either is number * 2^40 + record_index of its job.
+# one of the same name (FTS5, https://www.sqlite.org/fts5.html) that keeps no texts. A row of either
+# is number * 2^40 + record_index of its job.
 words_metadata = MetaData()
 postgresql_words = Table(
     "result_words",

@@ -154,7 +154,7 @@ def has_label(label: str | None) -> ColumnElement[bool]:
 
 def score_range(wanted: ResultFilter) -> list[ColumnElement[bool]]:
     """The rows with a score that is wanted."""
-    conditions = [results.c.score.is_not(None)]
+    conditions: list[ColumnElement[bool]] = [results.c.score.is_not(None)]
     if wanted.min_score is not None:
         conditions.append(results.c.score >= wanted.min_score)
     if wanted.max_score is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from textmill.core.messages import ChunkMessage
 from textmill.core.settings import load_settings
 from textmill.db.chunks import ChunkOutcome, Claim, claim_chunk, complete_chunk
 from textmill.db.dispatch import fill_window
+from textmill.db.indexing import make_entries
 from textmill.db.jobs import get_job
 from textmill.db.loading import NewChunk, add_chunks, create_job, finish_loading
 from textmill.db.models import chunks, jobs, metadata, payloads, sweeps
@@ -24,6 +26,7 @@ from textmill.db.payloads import decode_payload, encode_payload
 from textmill.db.results import ResultRow, to_json, write_results
 from textmill.db.session import Database
 
+from .entries import empty_words, read_words
 from .servers import PostgresServer
 
 LEASE = 60.0
@@ -54,6 +57,7 @@ def empty(database: Database) -> None:
     with database.write() as connection:
         for table in metadata.sorted_tables:
             connection.execute(delete(table))
+        empty_words(connection)
         connection.execute(insert(sweeps).values(name="sweep", swept_at=0))
 
 
@@ -149,13 +153,41 @@ def outcome(claimed: Claim, errors: Collection[int] = (), label: str = "ham") ->
         rows.append(row)
     failed = [one for one in claimed.records if one.index in errors]
     good = len(rows) - len(failed)
-    return ChunkOutcome(rows, failed, {label: good} if good else {}, 5 * good, 2 * good, 0.5)
+    return ChunkOutcome(
+        rows,
+        failed,
+        {label: good} if good else {},
+        input_tokens=5 * good,
+        output_tokens=2 * good,
+        device_seconds=0.5,
+    )
+
+
+def with_further_label(done: ChunkOutcome) -> ChunkOutcome:
+    """The outcome of a multi-label model: records of odd index have the label "odd" too."""
+    for at, row in enumerate(done.rows):
+        if row.error_code is None and row.record_index % 2:
+            done.rows[at] = row._replace(detail=to_json({"labels": [row.label, "odd"]}))
+            done.labels = Counter(done.labels) + Counter(["odd"])
+    return done
+
+
+def indexed(database: Database, claimed: Claim, done: ChunkOutcome) -> ChunkOutcome:
+    """The outcome with the entries that its rows are found by, as a worker makes them."""
+    done.entries = make_entries(claimed.job, done.rows, sqlite=database.is_sqlite)
+    return done
 
 
 def complete(
-    database: Database, claimed: Claim, errors: Collection[int] = (), *, window: int = ALL
+    database: Database,
+    claimed: Claim,
+    errors: Collection[int] = (),
+    *,
+    label: str = "ham",
+    window: int = ALL,
 ) -> list[ChunkMessage]:
-    return database.transact(complete_chunk, claimed, outcome(claimed, errors), window=window)
+    done = indexed(database, claimed, outcome(claimed, errors, label))
+    return database.transact(complete_chunk, claimed, done, window=window)
 
 
 def put(database: Database, table: Table, where: Any, **values: Any) -> None:
@@ -202,16 +234,17 @@ def count(database: Database, table: Table, *where: Any) -> int:
         return connection.scalar(select(func.count()).select_from(table).where(*where)) or 0
 
 
-def snapshot(database: Database) -> dict[str, list[tuple[Any, ...]]]:
+def snapshot(database: Database) -> dict[str, list[Any]]:
     """Everything in the database, to see that something changed nothing."""
     with database.read() as connection:
-        return {
+        rows = {
             table.name: [
                 tuple(row)
                 for row in connection.execute(select(table).order_by(*table.primary_key.columns))
             ]
             for table in metadata.sorted_tables
         }
+        return rows | {"result_words": sorted(read_words(connection).items())}
 
 
 def at_once(*calls: Callable[[], Any]) -> list[Any]:

@@ -38,7 +38,7 @@ from textmill.db.suspects import condemn, is_suspect, must_split, split_chunk
 from textmill.db.sweep import SweepReport, sweep_once
 
 from . import invariants
-from .builders import LEASE, outcome, put
+from .builders import LEASE, indexed, outcome, put, with_further_label
 from .invariants import BAD_ROW, OPEN, State, WatchedDatabase, read_state
 
 
@@ -233,6 +233,7 @@ class CheckedChanges:
                 assert self.crashes_alone[claim.job.id, indexes[0]] >= 2, "condemned too early"
             done = outcome(claim, indexes)
             done.rows = [row._replace(error_code=verdict.code) for row in done.rows]
+        done = indexed(self.database, claim, with_further_label(done))
         return self.sent(self.complete(claim, done, window))
 
     def is_poisoned(self, claim: Claim) -> bool:

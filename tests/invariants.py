@@ -16,6 +16,8 @@ from textmill.db.models import chunks, jobs, label_counts, payloads, results
 from textmill.db.payloads import decode_payload
 from textmill.db.session import Database
 
+from .entries import read_values, read_words
+
 UNFINISHED = ("pending", "dispatched", "running", "failed")
 OPEN = ("queued", "running", "paused")
 BAD_ROW = "bad_row"  # the code of the error rows that builders.make_job writes
@@ -53,6 +55,8 @@ class State:
     inputs: dict[int, list[int]]  # the record indexes in each chunk's payload
     results: dict[tuple[str, int], Row[Any]]
     labels: dict[tuple[str, str], int]
+    words: dict[int, list[str]]  # by a row's place in result_words
+    values: set[tuple[Any, ...]]  # job, name, value and record index
     now: float = field(compare=False)
 
     def rows_of(self, job_id: str) -> dict[int, Row[Any]]:
@@ -86,6 +90,8 @@ def read_state(database: Database) -> State:
             {row.chunk_id: indexes_in(row.data) for row in rows(payloads)},
             {(row.job_id, row.record_index): row for row in rows(results)},
             {(row.job_id, row.label): row.records for row in rows(label_counts)},
+            read_words(connection),
+            read_values(connection),
             connection.execute(select(now())).scalar_one(),
         )
 
@@ -96,6 +102,7 @@ def check_state(state: State) -> None:
     assert {job_id for job_id, _ in state.results} <= set(state.jobs), "result of no job"
     assert {job_id for job_id, _ in state.labels} <= set(state.jobs), "label count of no job"
     assert set(state.inputs) <= set(state.chunks), "payload of no chunk"
+    _check_entries(state)
     for chunk in state.chunks.values():
         _check_chunk(state, chunk)
     for job in state.jobs.values():
@@ -103,6 +110,26 @@ def check_state(state: State) -> None:
             _check_counts(state, job)
             _check_records(state, job)
         _check_end(state, job)
+
+
+def _check_entries(state: State) -> None:
+    """What finds rows is there for each row that there is, and for no other."""
+    words, values = {}, set()
+    for (job_id, index), row in state.results.items():
+        job = state.jobs[job_id]
+        if job.full_text and row.text is not None:
+            words[(job.number << 40) + index] = row.text.split()
+        for name in job.index_columns or () if row.extra else ():
+            values.add((job_id, name, str(row.extra[name]), index))
+        for label in further_labels(row):
+            values.add((job_id, "", label, index))
+    assert state.words == words, "words differ from the rows"
+    assert state.values == values, "values differ from the rows"
+
+
+def further_labels(row: Row[Any]) -> list[str]:
+    """The labels of a row behind its first one."""
+    return list(row.detail["labels"][1:]) if row.detail else []
 
 
 def _check_chunk(state: State, chunk: Row[Any]) -> None:
@@ -123,7 +150,8 @@ def _check_counts(state: State, job: Row[Any]) -> None:
     counters = (job.done_records, job.error_records)
     assert counters == (len(good), len(rows) - len(good)), "counters differ from the rows"
     labels = {label: n for (job_id, label), n in state.labels.items() if job_id == job.id}
-    assert labels == Counter(row.label for row in good), "label counts differ from the rows"
+    counted = Counter(label for row in good for label in [row.label, *further_labels(row)])
+    assert labels == counted, "label counts differ from the rows"
 
 
 def _check_records(state: State, job: Row[Any]) -> None:

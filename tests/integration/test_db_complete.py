@@ -28,6 +28,7 @@ from ..builders import (
     count,
     counts,
     dispatch,
+    indexed,
     job_of,
     make_job,
     outcome,
@@ -75,7 +76,7 @@ def test_labels_add_up_over_chunks_and_stay_apart_by_job(database: Database) -> 
     job_id, other = make_job(database, (2, 3, 1)), make_job(database)
     first, second, third = claim_all(database, job_id)
     for claimed, label in ((first, "spam"), (second, "spam"), (third, "ham")):
-        database.transact(complete_chunk, claimed, outcome(claimed, label=label), window=0)
+        complete(database, claimed, label=label, window=0)
     (alone,) = claim_all(database, other)
     complete(database, alone)
     with database.read() as connection:
@@ -152,6 +153,7 @@ def test_a_second_row_for_a_record_is_refused_and_nothing_is_written(database: D
     complete(database, first)
     twice = outcome(second)
     twice.rows[1] = outcome(first).rows[0]
+    indexed(database, second, twice)
     before = snapshot(database)
     with pytest.raises(IntegrityError):
         database.transact(complete_chunk, second, twice, window=4)

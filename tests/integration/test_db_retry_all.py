@@ -33,9 +33,9 @@ from ..builders import (
     count,
     counts,
     dispatch,
+    indexed,
     job_of,
     make_job,
-    outcome,
     put,
     put_job,
     record,
@@ -72,8 +72,7 @@ def run_all(database: Database, job_id: str, label: str = "spam") -> list[Record
     ran = []
     for claimed in claim_all(database, job_id, "w2"):
         ran += claimed.records
-        done = outcome(claimed, label=label)
-        database.transact(complete_chunk, claimed, done, window=builders.ALL)
+        complete(database, claimed, label=label)
     return ran
 
 
@@ -209,9 +208,8 @@ def test_an_old_claim_writes_nothing_into_the_new_run(
         for claimed in new if when == "completed" else []:
             complete(database, claimed)
     before = snapshot(database)
-    stale = outcome(old, label="stale")
     with pytest.raises(LeaseLostError):
-        database.transact(complete_chunk, old, stale, window=builders.ALL)
+        complete(database, old, label="stale")
     assert snapshot(database) == before
 
 
@@ -278,7 +276,7 @@ def test_a_record_with_parameters_of_its_own_is_refused(database: Database) -> N
         finish_loading(connection, job_id, total=2, errors=0, input_hash=b"hash")
     (claimed,) = claim_all(database, job_id)
     rows = [ResultRow(n, f"id{n}", "x", error_code="runner_error") for n in range(2)]
-    done = ChunkOutcome(rows, claimed.records, {})
+    done = indexed(database, claimed, ChunkOutcome(rows, claimed.records, {}))
     database.transact(complete_chunk, claimed, done, window=0)
     refused(database, job_id, "record 'id1' has parameters of its own")
     assert database.transact(retry_job, job_id) == 2  # which has their inputs as they were

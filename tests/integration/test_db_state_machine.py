@@ -122,6 +122,8 @@ class StateMachine(RuleBasedStateMachine):
             finish=load == "accepted",
             load_seconds=-1 if load == "dead" else LEASE,
             max_error_rate=rate,
+            full_text=bad == 0,
+            index_columns=("n",),
         )
         self.jobs.append(job_id)
         if poison is not None:

@@ -1,0 +1,248 @@
+"""Texts with what masking should find, marked, and texts that only look like it.
+
+``PRESENT``: a region and a text in which ``<KIND:value>`` marks each value. Values are made up or
+those of documentation; cards are the test numbers of payment services.
+``ABSENT``: texts in which nothing is to be masked, whatever the region.
+``BEYOND``: a region and what a person would take for personal data, and masking does not find.
+"""
+
+from __future__ import annotations
+
+import re
+
+MARK = re.compile(r"<(EMAIL|PHONE|CARD|IBAN):([^<>]*)>")
+
+PRESENT: list[tuple[str | None, str]] = [
+    # e-mail addresses
+    (None, "Write to <EMAIL:jane.doe@example.com>."),
+    (None, "<EMAIL:jane@example.co.uk>, <EMAIL:joe@example.org>; and nobody else"),
+    (None, "mailto:<EMAIL:first.last+news@sub.example.museum>?subject=hi"),
+    (None, "Jane Doe <EMAIL:jane_doe-99@mail.example.io>"),
+    (None, "(<EMAIL:o'brien@example.ie>)"),
+    (None, "<EMAIL:JANE@EXAMPLE.COM>!"),
+    (None, "Kontakt:<EMAIL:jürgen@müller.example.de>"),
+    (None, "<EMAIL:联系li.wei@例子.中国>。"),
+    (None, "my address is <EMAIL:x@y.zw> ok"),
+    (None, "<EMAIL:user=a1@b2.net>&x=1"),
+    (None, '{"mail":"<EMAIL:n@example.com>"}'),
+    (None, "<EMAIL:4711@example.com>"),
+    (None, "<EMAIL:very.long.name.with.many.dots@mail.department.company.example.com>\n"),
+    (None, "cc <EMAIL:a@xn--bcher-kva.example>"),
+    (None, "ask <EMAIL:me@example.technology>, please"),
+    # telephone numbers in international form
+    (None, "Call <PHONE:+44 20 7946 0958> now"),
+    (None, "Tel. <PHONE:+49 30 901820>"),
+    (None, "<PHONE:+49 (0)89 2180-0> oder <PHONE:+49-171-1234567>"),
+    (None, "<PHONE:+1 (212) 555-2368>"),
+    (None, "<PHONE:+1-800-555-0199>, ask for Jo"),
+    (None, "<PHONE:+12125552368>"),
+    (None, "phone:<PHONE:+33 1 42 68 53 00>"),
+    (None, "<PHONE:+33.6.12.34.56.78>"),
+    (None, "<PHONE:+39 06 698 83712> (Roma)"),
+    (None, "<PHONE:+34 912 34 56 78>"),
+    (None, "<PHONE:+41 44 668 18 00>"),
+    (None, "<PHONE:+43 1 58858-0>"),
+    (None, "<PHONE:+31 20 794 0800>"),
+    (None, "<PHONE:+46 8 123 456 78>"),
+    (None, "<PHONE:+48 22 694 00 00>"),
+    (None, "<PHONE:+90 312 470 11 00>"),
+    (None, "<PHONE:+91 98765 43210> whatsapp"),
+    (None, "<PHONE:+86 138 0013 8000>"),
+    (None, "<PHONE:+81 3-1234-5678>"),
+    (None, "<PHONE:+55 11 91234-5678>"),
+    (None, "<PHONE:+61 2 9374 4000>"),
+    (None, "<PHONE:+234 803 123 4567>"),
+    (None, "<PHONE:+254 712 345678>"),
+    (None, "<PHONE:+7 495 123-45-67>"),
+    (None, "<PHONE:+971 50 123 4567>"),
+    (None, "tel:<PHONE:+442079460958>"),
+    (None, "<PHONE:＋44 20 7946 0958>"),
+    # national ones, with the region they are of
+    ("GB", "call me on <PHONE:020 7946 0958>"),
+    ("GB", "Call <PHONE:09061701461>. Claim code KL341. Valid 12 hours only."),
+    ("GB", "txt stop to <PHONE:07946 123456> or <PHONE:07946123457>"),
+    ("GB", "on <PHONE:0800 169 6031> between 10am-9pm"),
+    ("GB", "(<PHONE:0161 496 0123>)"),
+    ("GB", "dial <PHONE:0044 20 7946 0958>"),
+    (
+        "GB",
+        "Statement for <PHONE:07742676969> shows 786 unredeemed points, call <PHONE:08719180248>",
+    ),
+    ("GB", "<PHONE:08452810073> for details"),
+    ("US", "<PHONE:(212) 555-2368>"),
+    ("US", "<PHONE:212-555-2368> or <PHONE:212.555.2369>"),
+    ("US", "<PHONE:1-800-555-0199>"),
+    ("US", "call <PHONE:2125552368> today"),
+    ("US", "<PHONE:650-253-0000 ext. 123>"),
+    ("DE", "Rufen Sie <PHONE:030 901820> an"),
+    ("DE", "<PHONE:089/2180-0>"),
+    ("DE", "mobil <PHONE:0171 1234567>"),
+    ("DE", "<PHONE:0049 171 1234567>"),
+    ("FR", "au <PHONE:01 42 68 53 00> ou <PHONE:06.12.34.56.78>"),
+    ("IN", "<PHONE:098765 43210>"),
+    ("BR", "<PHONE:(11) 91234-5678>"),
+    # cards
+    (None, "card <CARD:4111 1111 1111 1111>, exp 12/27"),
+    (None, "<CARD:4111111111111111>"),
+    (None, "<CARD:5555-5555-5555-4444>"),
+    (None, "mc <CARD:2223 0031 2200 3222>"),
+    (None, "amex <CARD:3782 822463 10005> cvv 1234"),
+    (None, "<CARD:371449635398431>"),
+    (None, "<CARD:6011 1111 1111 1117>"),
+    (None, "jcb:<CARD:3566002020360505>"),
+    (None, "<CARD:3056 9309 0259 04>"),
+    (None, "<CARD:6304 0000 0000 0000>"),
+    (None, "<CARD:6250941006528599>."),
+    (None, "visa13 <CARD:4222222222222>"),
+    ("GB", "paid with <CARD:4000 0566 5566 5556> on 3 May"),
+    ("US", "<CARD:4242424242424242> and <CARD:4000056655665556>"),
+    # IBANs
+    (None, "<IBAN:DE89 3704 0044 0532 0130 00>"),
+    (None, "IBAN: <IBAN:DE89370400440532013000>, BIC COBADEFFXXX"),
+    (None, "<IBAN:GB29 NWBK 6016 1331 9268 19>"),
+    (None, "<IBAN:GB29NWBK60161331926819>"),
+    (None, "<IBAN:FR14 2004 1010 0505 0001 3M02 606>"),
+    (None, "<IBAN:fr1420041010050500013m02606>"),
+    (None, "an <IBAN:AT61 1904 3002 3457 3201> bis Freitag"),
+    (None, "<IBAN:CH93 0076 2011 6238 5295 7> zahlen"),
+    (None, "<IBAN:NL91 ABNA 0417 1643 00>"),
+    (None, "<IBAN:BE68 5390 0754 7034>/<IBAN:ES91 2100 0418 4502 0005 1332>"),
+    (None, "<IBAN:IT60X0542811101000000123456>"),
+    (None, "<IBAN:NO93 8601 1117 947>"),
+    (None, "<IBAN:MT84MALT011000012345MTLCAST001S>"),
+    (None, "<IBAN:PL61-1090-1014-0000-0712-1981-2874>"),
+    ("DE", "von <IBAN:DE89 3704 0044 0532 0130 00> EUR 120,00 am 28.11.2026"),
+    # several kinds together
+    (
+        "GB",
+        "Jane, <EMAIL:jane@example.com>, <PHONE:020 7946 0958>, <IBAN:GB29 NWBK 6016 1331 9268 19>,"
+        " <CARD:4111 1111 1111 1111>",
+    ),
+    (None, "<EMAIL:a@example.com>/<PHONE:+44 20 7946 0958>"),
+]
+
+ABSENT = [
+    # numbers of orders, customers, tickets
+    "Order 4711 was shipped",
+    "Order no. 100045678123 is late",
+    "Order #2024-000123456",
+    "invoice INV-2026-0098123",
+    "ticket 8812345 closed",
+    "case 12345678",
+    "customer 00012345678901",
+    "tracking 1Z999AA10123456784",
+    "tracking JJD000390007882213912",
+    "RA123456785GB",
+    "SKU 0123-4567-89A",
+    "part no. 45-1200-7788-X",
+    "serial C02XK1ZZJGH5",
+    "IMEI 490154203237518",
+    "UUID 123e4567-e89b-12d3-a456-426614174000",
+    "commit 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b",
+    "0x1234567890ABCDEF",
+    "account 12345678, sort code 12-34-56",
+    "KL341 claim code",
+    "T&C apply 87121, txt to 80082",
+    # dates and times
+    "on 2026-11-28 at 12:30:45",
+    "28.11.2026 12:30",
+    "11/28/2026, 08:15 am",
+    "2026-11-28T02:30:10.123456+00:00",
+    "20261128123045",
+    "2026-11-28 02:30:10,123 INFO start",
+    "from 01.02.2026 to 28.02.2026",
+    "1764297010",
+    "1764297010.123456",
+    "between 10am-9pm, 08:00-18:00",
+    "1914-1918, 1939-1945",
+    # versions, addresses of machines, numbers of programs
+    "version 3.11.7",
+    "Python 3.12.0rc1, glibc 2.40-1",
+    "192.168.100.200",
+    "10.0.0.1:5432 -> 172.16.254.1",
+    "2001:0db8:85a3:0000:0000:8a2e:0370:7334",
+    "00:1B:44:11:3A:B7",
+    "127.0.0.1 - - [28/Nov/2026:02:30:10 +0000]",
+    "port 443, pid 12345, rc 124",
+    # prices and amounts
+    "EUR 1.234.567,89",
+    "$1,234,567.89",
+    "12 000 000 people",
+    "£1000 cash or £5000 prize",
+    "1234.5678 + 8765.4321 = 9999.9999",
+    "3.14159265358979",
+    "6.02214076e23",
+    "-0.000123456789",
+    "100-200-300",
+    "1 2 3 4 5 6 7 8 9 10 11 12",
+    "lat 52.520008, lon 13.404954",
+    "0.04984186423146353",
+    "spam: 0.790485096680773, ham: 0.209514903319227",
+    "x = 82713.07409599778;",
+    "52.5200081, 13.4049540",
+    "score 3-2, 6-4 7-5 6-3",
+    # books, goods, laws
+    "ISBN 978-3-16-148410-0",
+    "ISBN 0-306-40615-2",
+    "ISSN 2049-3630",
+    "EAN 4006381333931",
+    "doi:10.1000/182",
+    "RFC 2822, ISO 8601, DIN 5008",
+    "4111 1111 1111 1112",
+    "4111111111111112 is no card",
+    "1234567812345670",
+    "0000 0000 0000 0000",
+    "DE89 3704 0044 0532 0130 01",
+    "GB00 NWBK 6016 1331 9268 19",
+    "XX89370400440532013000",
+    "DE12 3456",
+    # like an e-mail address
+    "a @ b",
+    "me@",
+    "@example.com",
+    "follow @jane_doe on X",
+    "user@host",
+    "root@localhost:~#",
+    "git@github:repo",
+    "price 5@10.50 each",
+    "foo@bar@baz",
+    "@decorator.method",
+    "v1@2.0",
+    "image@2x.png 3",
+    "SELECT @@version.number",
+    "[EMAIL] [PHONE] [CARD] [IBAN]",
+    "+",
+    "+1 +2 +3",
+    "+++ 100 +++ 200 +++",
+    "C++11, C++14 and C++17",
+    "",
+    "Nothing at all.",
+]
+
+
+BEYOND: list[tuple[str | None, str]] = [
+    (None, "jane (at) example (dot) com"),
+    (None, "jane at example dot com"),
+    (None, "jane @ example.com"),
+    (None, "jane@intranet"),
+    (None, "jane@[192.0.2.1]"),
+    (None, "020 7946 0958"),  # within a country that was not named
+    ("US", "020 7946 0958"),
+    (None, "0044 20 7946 0958"),
+    ("GB", "7946 0958"),  # without the code of its city
+    ("GB", "oh seven nine four six, one two three four five six"),
+    ("GB", "07946 12E456"),
+    ("GB", "08700621170150p"),  # a price that touches the number
+    ("GB", "txt to 87121"),
+    (None, "4111 **** **** 1111"),
+    (None, "4111111111111112"),  # a slip of the pen
+    (None, "DE89 3704 0044 0532 0130 01"),
+    (None, "account 532013000, bank 370 400 44"),
+    (None, "Jane Doe, 221B Baker Street, born on 1 April 1990"),
+]
+
+
+def parts_of(marked: str) -> tuple[str, str, list[tuple[str, str]]]:
+    """The text itself, the text as it should be masked, and each kind with its value."""
+    found = [(kind, value) for kind, value in MARK.findall(marked)]
+    return MARK.sub(r"\2", marked), MARK.sub(r"[\1]", marked), found

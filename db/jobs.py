@@ -150,12 +150,18 @@ def lock_ended(connection: Connection, job: Row[Any]) -> None:
     """Hold an ended job as it was read: nothing of it changes in this transaction.
 
     The digest of its input goes: by it a guess of what is removed could be confirmed. Raises
-    JobConflictError if the job runs again, or has meanwhile.
+    JobConflictError if the job runs again, or has meanwhile, PurgedJobError if it was purged.
     """
-    held = (jobs.c.id == job.id, jobs.c.finished_at == job.finished_at)
+    held = (
+        jobs.c.id == job.id,
+        jobs.c.finished_at == job.finished_at,
+        jobs.c.purged_at.is_(None),
+    )
     changed = connection.execute(update(jobs).where(*held).values(input_hash=None))
     if changed.rowcount != 1:
-        status = JobStatus(get_job(connection, job.id).status)
+        found = get_job(connection, job.id)
+        check_not_purged(found)
+        status = JobStatus(found.status)
         if status not in ENDED:
             raise JobConflictError(refusal(job.id, status, "changed"))
         raise JobConflictError(f"job {job.id} ran again meanwhile; give the command again")

@@ -27,6 +27,7 @@ from textmill.db.results import INDEXED
 from textmill.db.session import Database
 
 PURGED_ID = ""  # no record that is read has it
+PURGED = "purged"  # the error code of a record that was purged before it ran
 # What a row loses. JSON's own null would be a value.
 BLANK: dict[str, Any] = {
     "record_id": PURGED_ID,
@@ -79,6 +80,14 @@ def count_left(connection: Connection, job: Row[Any]) -> int:
         return int(job.done_records + job.error_records)
     own = (results.c.job_id == job.id, results.c.record_id > PURGED_ID)
     return connection.scalar(select(func.count()).where(*own)) or 0
+
+
+def is_purged(connection: Connection, job: Row[Any]) -> bool:
+    """Whether nothing of the job is left to purge."""
+    if job.purged_at is None:
+        return False
+    left = select(jobs.c.id).where(jobs.c.id == job.id, or_(_rows_left(), _payloads_left()))
+    return connection.execute(left).first() is None
 
 
 def check_purgeable(connection: Connection, job: Row[Any]) -> None:
@@ -176,14 +185,26 @@ def _blank_rows(database: Database, job: Row[Any], audit_id: int, report: Report
         if not rows:
             return purged
 
-        def blank(connection: Connection, rows: Sequence[Row[Any]] = rows) -> None:
+        def blank(connection: Connection, rows: Sequence[Row[Any]] = rows) -> bool:
+            if not _are_there(connection, job.id, rows):
+                return False
             with pace.piece(len(rows)):
                 blank_rows(connection, job, rows)
                 count_audited(connection, audit_id, len(rows))
+            return True
 
-        database.transact(blank)
-        last, purged = rows[-1].record_index, purged + len(rows)
-        report(len(rows))
+        if database.transact(blank):
+            purged += len(rows)
+            report(len(rows))
+            last = rows[-1].record_index
+
+
+def _are_there(connection: Connection, job_id: str, rows: Sequence[Row[Any]]) -> bool:
+    """Whether no other purge had them first: what finds a row may be removed once only."""
+    first, last = rows[0].record_index, rows[-1].record_index
+    own = (results.c.job_id == job_id, results.c.record_index.between(first, last))
+    unpurged = select(func.count()).where(*own, results.c.record_id != PURGED_ID)
+    return connection.scalar(unpurged) == len(rows)
 
 
 def _next_rows(connection: Connection, job_id: str, last: int, size: int) -> Sequence[Row[Any]]:

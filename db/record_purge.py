@@ -18,11 +18,10 @@ from textmill.db.audits import begin_audit, count_audited, finish_audit
 from textmill.db.jobs import lock_ended
 from textmill.db.models import chunks, jobs, payloads, results
 from textmill.db.payloads import decode_payload, encode_payload
-from textmill.db.purge import PURGED_ID, blank_rows, erase_deleted
+from textmill.db.purge import PURGED, PURGED_ID, blank_rows, erase_deleted
 from textmill.db.results import INDEXED
 from textmill.db.session import Database
 
-PURGED = "purged"  # the error code of a record that was purged before it ran
 IDS_AT_ONCE = 500  # below the number of parameters SQLite takes in one statement
 PAYLOADS_AT_ONCE = 20  # of one short read; each is at most some MiB
 
@@ -95,13 +94,12 @@ def _payloads_of(
         last = rows[-1].chunk_id
 
 
-def check_ended(found: Sequence[Found]) -> None:
-    """Raise JobConflictError where a job that has such a record is not over with it."""
-    for one in found:
-        status = JobStatus(one.job.status)
-        if status not in ENDED:
-            why = refusal(one.job.id, status, "purged")
-            raise JobConflictError(f"the record is in a job that has not ended: {why}")
+def check_ended(job: Row[Any]) -> None:
+    """Raise JobConflictError for a job that may have such a record and has not ended."""
+    status = JobStatus(job.status)
+    if status not in ENDED:
+        why = refusal(job.id, status, "purged")
+        raise JobConflictError(f"the record is in a job that has not ended: {why}")
 
 
 def purge_records(

@@ -127,6 +127,10 @@ def results(
         row = context.job(job)
         if reason := is_streamed(row, wanted):
             say(f"note: {reason}; looking at every row")
+        if search is not None and row.store_text != "full":
+            say(
+                f"note: only outputs are searched, no texts are kept (--store-text {row.store_text})"
+            )
         if kind == "table":
             _show(context, row, wanted, limit)
             return

@@ -22,6 +22,7 @@ from sqlalchemy import (
 
 from textmill.core.errors import JobConflictError, JobNotFoundError, PurgedJobError
 from textmill.core.jobs import (
+    ENDED,
     ChunkStatus,
     JobStatus,
     purge_day,
@@ -143,6 +144,27 @@ def fail_job(connection: Connection, job_id: str, reason: str) -> bool:
         update(chunks).where(chunks.c.id.in_(waiting)).values(status=ChunkStatus.FAILED.value)
     )
     return True
+
+
+def lock_ended(connection: Connection, job: Row[Any]) -> None:
+    """Hold an ended job as it was read: nothing of it changes in this transaction.
+
+    The digest of its input goes: by it a guess of what is removed could be confirmed. Raises
+    JobConflictError if the job runs again, or has meanwhile, PurgedJobError if it was purged.
+    """
+    held = (
+        jobs.c.id == job.id,
+        jobs.c.finished_at == job.finished_at,
+        jobs.c.purged_at.is_(None),
+    )
+    changed = connection.execute(update(jobs).where(*held).values(input_hash=None))
+    if changed.rowcount != 1:
+        found = get_job(connection, job.id)
+        check_not_purged(found)
+        status = JobStatus(found.status)
+        if status not in ENDED:
+            raise JobConflictError(refusal(job.id, status, "changed"))
+        raise JobConflictError(f"job {job.id} ran again meanwhile; give the command again")
 
 
 def close_if_complete(connection: Connection, job_id: str) -> None:

@@ -165,6 +165,8 @@ audits = Table(
     Column("job_id", String(16), comment="none: of several jobs"),
     Column("records", BigInteger, nullable=False, comment="how many rows it changed"),
     Column("detail", JsonColumn, comment="what was asked for, without texts or ids of records"),
+    Column("finished_at", Float, comment="none: it was cut off"),
+    Column("vacuumed_at", Float, comment="no file of the database has the bytes any more"),
 )
 
 reuse_keys = Table(

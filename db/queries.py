@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Row, func, select
 
 from textmill.core.search import Search, matches, words_of_row
 from textmill.db.filters import ResultFilter, among, check_columns, conditions_of, undeclared
+from textmill.db.jobs import check_not_purged
 from textmill.db.models import jobs, label_counts, results
 from textmill.db.score_order import iter_by_score
 from textmill.db.session import Database
@@ -84,6 +85,7 @@ def iter_pages(
     database: Database, job: Row[Any], wanted: ResultFilter, *, page_rows: int = PAGE_ROWS
 ) -> Iterator[list[Result]]:
     """The rows of ``iter_results`` in pages of at most ``page_rows``, none of them empty."""
+    check_not_purged(job)
     check_columns(job, wanted)
     left = wanted.limit
     pages = _by_score if wanted.order == "score" else _by_index

@@ -21,6 +21,7 @@ from textmill.db.jobs import check_not_purged, get_job
 from textmill.db.loading import ChunkCutter, NewChunk, insert_chunks
 from textmill.db.models import chunks, jobs, label_counts, payloads, results
 from textmill.db.payloads import decode_payload, encode_record
+from textmill.db.purge import PURGED, PURGED_ID
 from textmill.db.results import delete_results
 
 RERUNNABLE = (
@@ -45,6 +46,7 @@ def rerun_job(connection: Connection, job_id: str) -> int:
     waiting = _take_back(connection, job_id)
     _queue_anew(connection, job)
     _check_inputs(connection, job)
+    _end_purged(connection, job_id)
     again = 0
     for chunk in _cut(_take_inputs(connection, job), _chunk_records(connection, job)):
         insert_chunks(connection, job_id, [chunk])
@@ -151,6 +153,13 @@ def _check_inputs(connection: Connection, job: Row[Any]) -> None:
             if record.params and not params.reads_own:
                 raise _input_missing(job, f"record {record.record_id!r} has parameters of its own")
         connection.execute(delete(payloads).where(own))
+
+
+def _end_purged(connection: Connection, job_id: str) -> None:
+    """Records that were purged do not run again: their rows say so, and count as errors."""
+    own = (results.c.job_id == job_id, results.c.record_id == PURGED_ID)
+    gone: dict[str, Any] = dict.fromkeys(("label", "score", "input_tokens", "output_tokens"))
+    connection.execute(update(results).where(*own).values(error_code=PURGED, **gone))
 
 
 def _input_missing(job: Row[Any], what: str) -> JobConflictError:

@@ -193,7 +193,7 @@ def _prepare_sqlite(engine: Engine) -> None:
 
 def _make_folder(folder: Path) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # it holds texts
     except OSError as error:
         problem = folder_problem(folder) or error.strerror
         raise ServiceUnavailableError(

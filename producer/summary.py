@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textmill.core.jobs import ENDED, JobStatus
+from textmill.core.jobs import ENDED, JobStatus, purge_day
 from textmill.db.jobs import get_job
 from textmill.db.queries import LabelCount, count_errors, count_labels, first_outputs
 from textmill.db.retry import has_retryable
@@ -137,6 +137,8 @@ def describe_job(summary: Summary, settings: Settings) -> str:
     ]
     if job.error:
         parts.append(f"  reason    {job.error}")
+    if job.purged_at is not None:
+        parts.append(f"  purged    {purge_day(job.purged_at)}; texts, outputs and ids are gone")
     parts += label_lines(summary) + output_lines(summary) + error_lines(summary) + [""]
     parts += next_steps(summary, settings)
     return "\n".join(parts)
@@ -216,6 +218,8 @@ def next_steps(summary: Summary, settings: Settings) -> list[str]:
         if not summary.workers:
             lines.append(f"          textmill worker --queues {summary.job.queue}   (none is live)")
         return lines
+    if summary.job.purged_at is not None:
+        return [*lines, f"next      textmill audits {job_id}"]
     if summary.labels:
         label = shlex.quote(summary.labels[-1].label)
         lines.append(f"next      textmill results {job_id} --label {label} --min-score 0.9")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sqlalchemy import Row
 
 from textmill.core.errors import ConfigurationError, InvalidJobError
+from textmill.db.jobs import check_not_purged
 from textmill.db.queries import iter_vectors
 from textmill.db.session import Database
 
@@ -26,8 +27,12 @@ class Vector(NamedTuple):
 
 
 def read_vectors(database: Database, job: Row[Any]) -> Iterator[Vector]:
-    """Every vector of the job in input order, read page by page; raises ConfigurationError."""
+    """Every vector of the job in input order, read page by page; raises ConfigurationError.
+
+    Raises PurgedJobError for a job whose vectors were removed.
+    """
     numpy = _numpy()
+    check_not_purged(job)
     return (
         Vector(index, record_id, numpy.frombuffer(blob, STORED))
         for index, record_id, blob in iter_vectors(database, job.id)

@@ -36,6 +36,9 @@ class TaskParams(BaseModel):
     OWN: ClassVar[frozenset[str]] = frozenset()
     """The options that a record may have its own value of."""
 
+    INPUTS: ClassVar[frozenset[str]] = frozenset()
+    """The options that stand for an input of every record; a purge removes them."""
+
     own_columns: dict[str, str] = Field(
         default={},
         description="option to the column of each record's own value of it",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -13,6 +13,8 @@ MAX_FIXED_CONTEXT = 1_000_000  # characters; it is sent with the job to every ch
 
 class QuestionAnsweringParams(TaskParams):
     """Options of ``question-answering``."""
+
+    INPUTS: ClassVar[frozenset[str]] = frozenset({"question", "context"})
 
     question: str | None = Field(
         default=None, description="one question for all contexts (default: a column)"

@@ -51,3 +51,22 @@ def current() -> None:
     if revision != schema.HEAD:
         say(f"this version needs schema {schema.HEAD}: run `textmill db upgrade`")
         raise typer.Exit(1)
+
+
+@app.command()
+def vacuum() -> None:
+    """Rid the database's files of what was purged, redacted or deleted.
+
+    It takes room for a second copy of the database, and whatever writes waits meanwhile; on
+    PostgreSQL whatever reads a table that is being rewritten waits too.
+
+    \b
+    Example:
+      textmill db vacuum
+    """
+    from textmill.db.vacuum import vacuum as rid
+    from textmill.producer.cli.context import open_context
+
+    with open_context() as context:
+        rid(context.database, on_wait=lambda reason: say(f"waiting for {reason}"))
+    say("the database's files hold nothing any more of what was removed")

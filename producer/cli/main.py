@@ -12,9 +12,12 @@ import typer
 
 from textmill.core.errors import TextmillError
 from textmill.producer.cli import (
+    audits,
     database,
     doctor,
     jobs,
+    purge,
+    redact,
     results,
     run,
     sql,
@@ -58,6 +61,9 @@ app.command("cancel")(jobs.cancel)
 app.command("pause")(jobs.pause)
 app.command("resume")(jobs.resume)
 app.command("retry")(jobs.retry)
+app.command("purge")(purge.purge)
+app.command("redact")(redact.redact)
+app.command("audits")(audits.audits)
 app.command("worker")(worker.worker)
 app.command("up")(up.up)
 app.command("sweep")(sweep.sweep)

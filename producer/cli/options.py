@@ -144,6 +144,22 @@ JobRef = Annotated[
     str,
     typer.Argument(metavar="JOB", help="Job id, its unique start, its key, or 'last'."),
 ]
+OlderThan = Annotated[
+    str | None,
+    typer.Option(
+        metavar="AGE",
+        help="Jobs that ended longer ago, such as 30d, 12h or 2w.",
+        show_default=False,
+    ),
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask, on a terminal.")]
+Vacuum = Annotated[
+    bool,
+    typer.Option(
+        "--vacuum/--no-vacuum",
+        help="Rid the database's files of the bytes too, now, or later by `textmill db vacuum`.",
+    ),
+]
 Queues = Annotated[
     str, typer.Option(help="Queues to serve, by comma; 'default' is always served too.")
 ]

@@ -129,6 +129,9 @@ def results(
         row = context.job(job)
         if reason := is_streamed(row, wanted):
             say(f"note: {reason}; looking at every row")
+        if search is not None and row.store_text != "full":
+            kept = f"--store-text {row.store_text}"
+            say(f"note: only outputs are searched, no texts are kept ({kept})")
         if kind == "table":
             _show(context, row, wanted, limit)
             return

@@ -190,6 +190,7 @@ def parse_rate(value: str | None) -> float | None:
 
 def submit_records(context: Context, submission: Submission) -> Submitted:
     """Read the inputs into SQL, with a line of progress for a person; returns the job."""
+    from textmill.core.jobs import purge_day
     from textmill.producer.submit import submit_job
 
     spec = submission.spec
@@ -214,7 +215,10 @@ def submit_records(context: Context, submission: Submission) -> Submitted:
     if submission.batch is not None:
         say(submission.batch.census.describe())
     if submitted.existing:
-        status = context.job(submitted.job_id).status
+        job = context.job(submitted.job_id)
+        status = job.status
+        if job.purged_at is not None:
+            status += f", purged on {purge_day(job.purged_at)}"
         say(f"key {spec.key!r} is job {submitted.job_id} ({status}) already; nothing was submitted")
     return submitted
 

@@ -105,6 +105,10 @@ def upgrade() -> None:
         sa.Column("job_id", sa.String(length=16), comment="none: of several jobs"),
         sa.Column("records", sa.BigInteger(), nullable=False, comment="how many rows it changed"),
         sa.Column("detail", JSON, comment="what was asked for, without texts or ids of records"),
+        sa.Column("finished_at", sa.Float(), comment="none: it was cut off"),
+        sa.Column(
+            "vacuumed_at", sa.Float(), comment="no file of the database has the bytes any more"
+        ),
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_table(

@@ -1,0 +1,181 @@
+"""``textmill purge``: texts, outputs and ids of records go, for good."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from textmill.producer.cli import options as o
+from textmill.producer.cli.context import Context, open_context
+from textmill.producer.cli.removal import Counter, confirm, counting, rid_files
+from textmill.producer.terminal import emit_json, number, plural, say
+
+if TYPE_CHECKING:
+    from sqlalchemy import Row
+
+SHOWN_JOBS = 20
+
+Jobs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--job",
+        metavar="JOB",
+        help="This job; once for each. With --record-id: only there.",
+        show_default=False,
+    ),
+]
+RecordIds = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--record-id",
+        metavar="ID",
+        help="The record of this id, in every job that has it; once for each.",
+        show_default=False,
+    ),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would go, and change nothing.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A job, how many of its rows lose their texts, and what does that."""
+
+    job: Row[Any]
+    records: int
+    run: Callable[[Counter], int]
+
+
+def purge(
+    older_than: o.OlderThan = None,
+    job: Jobs = None,
+    record_id: RecordIds = None,
+    dry_run: DryRun = False,
+    yes: o.Yes = False,
+    vacuum: o.Vacuum = True,
+    json: o.Json = False,
+) -> None:
+    """Remove texts, outputs and record ids of jobs that have ended, and their bytes on disk.
+
+    Each row stays with its label, score, error code and tokens, so that counts stay right. To have
+    no byte left, the database's files are rewritten, and whatever writes waits meanwhile.
+
+    \b
+    Examples:
+      textmill purge --older-than 30d
+      textmill purge --job 06h0hkxf --dry-run
+      textmill purge --record-id customer-4711 --yes
+    """
+    _check(older_than, job, record_id)
+    with open_context() as context:
+        steps = _plan(context, older_than, job or [], record_id or [])
+        records = sum(step.records for step in steps)
+        if dry_run:
+            _show(steps, "would purge")
+        elif steps:
+            _show(steps, "purging")
+            confirm(f"purge {plural(records, 'record')}, for good?", yes=yes)
+            records = _run(steps)
+        else:
+            say("nothing to purge")
+        gone = not dry_run and rid_files(context, wanted=vacuum)
+        if json:
+            found = [{"id": step.job.id, "records": step.records} for step in steps]
+            emit_json({"jobs": found, "records": records, "dry_run": dry_run, "vacuumed": gone})
+        elif steps and not dry_run:
+            say(f"purged {plural(records, 'record')} of {plural(len(steps), 'job')}")
+
+
+def _check(older_than: str | None, job: Sequence[str] | None, ids: Sequence[str] | None) -> None:
+    if older_than is not None and (job or ids):
+        raise typer.BadParameter(
+            "goes by itself: it is for all jobs, and for whole jobs", param_hint="--older-than"
+        )
+    if older_than is None and not job and not ids:
+        raise typer.BadParameter(
+            "expected what to purge: --older-than 30d, --job JOB, or --record-id ID"
+        )
+    if ids and not all(ids):
+        raise typer.BadParameter("expected an id that is not empty", param_hint="--record-id")
+
+
+def _plan(
+    context: Context, older_than: str | None, references: Sequence[str], ids: Sequence[str]
+) -> list[Step]:
+    from textmill.db.loading import remove_dead_loads
+
+    context.database.transact(remove_dead_loads)  # one may hold what is meant, and ends by itself
+    rows = {row.id: row for row in map(context.job, references)}
+    if ids:
+        return _plan_records(context, ids, list(rows.values()))
+    return _plan_jobs(context, older_than, list(rows.values()))
+
+
+def _plan_jobs(context: Context, older_than: str | None, rows: Sequence[Row[Any]]) -> list[Step]:
+    from textmill.core.jobs import purge_day
+    from textmill.db import purge as purging
+    from textmill.producer.ages import parse_age
+
+    database = context.database
+    asked = {"older_than": older_than} if older_than is not None else {"by": "job"}
+
+    def step(job: Row[Any], records: int) -> Step:
+        return Step(
+            job, records, lambda counter: purging.purge_job(database, job.id, asked, counter)
+        )
+
+    steps = []
+    with database.read() as connection:
+        if older_than is not None:
+            found = purging.find_old(connection, parse_age(older_than))
+            steps += [step(one.job, one.records) for one in found]
+        for job in rows:
+            purging.check_purgeable(connection, job)
+            if purging.is_purged(connection, job):
+                say(f"job {job.id} was purged on {purge_day(job.purged_at)} already")
+            else:
+                steps.append(step(job, purging.count_left(connection, job)))
+    return steps
+
+
+def _plan_records(context: Context, ids: Sequence[str], rows: Sequence[Row[Any]]) -> list[Step]:
+    from textmill.core.errors import InvalidJobError
+    from textmill.db import record_purge as purging
+
+    database, wanted = context.database, frozenset(ids)
+    for job in rows:
+        purging.check_ended(job)
+    places = [job.id for job in rows] or [None]
+    found = [one for place in places for one in purging.find_records(database, wanted, place)]
+    for one in found:
+        purging.check_ended(one.job)
+    if not found:
+        where = f"job {', '.join(job.id for job in rows)}" if rows else "any job"
+        raise InvalidJobError(
+            f"no record {', '.join(map(repr, sorted(wanted)))} in {where}; ids are compared as "
+            "they are, and a purged record has none"
+        )
+    asked = {"by": "record-id", "ids": len(wanted)}
+
+    def step(one: purging.Found) -> Step:
+        return Step(
+            one.job, one.records, lambda _: purging.purge_records(database, one, wanted, asked)
+        )
+
+    return [step(one) for one in found]
+
+
+def _show(steps: Sequence[Step], doing: str) -> None:
+    records = sum(step.records for step in steps)
+    say(f"{doing} {plural(records, 'record')} of {plural(len(steps), 'job')}")
+    for step in steps[:SHOWN_JOBS]:
+        say(f"  {step.job.id}  {number(step.records):>12}  {step.job.name or ''}".rstrip())
+    if len(steps) > SHOWN_JOBS:
+        say(f"  … and {plural(len(steps) - SHOWN_JOBS, 'more job')}")
+
+
+def _run(steps: Sequence[Step]) -> int:
+    with counting("purged") as counter:
+        return sum(step.run(counter) for step in steps)

@@ -1,0 +1,144 @@
+"""``textmill redact``: personal data in stored texts and outputs becomes placeholders."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from textmill.producer.cli import options as o
+from textmill.producer.cli.context import Context, open_context
+from textmill.producer.cli.removal import confirm, counting, rid_files
+from textmill.producer.terminal import emit_json, number, plural, say
+
+if TYPE_CHECKING:
+    from sqlalchemy import Row
+
+    from textmill.core.masking import Masker
+    from textmill.db.redaction import Redaction
+
+Jobs = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="JOB...", help="Jobs that have ended.", show_default=False),
+]
+Kinds = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KINDS", help="Some of email, iban, card, phone; by comma.", show_default="all"
+    ),
+]
+Region = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COUNTRY",
+        help="Find telephone numbers as they are written within this country too, such as GB.",
+        show_default="only those that begin with +",
+    ),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Count what is found, change nothing.")]
+
+
+def redact(
+    jobs: Jobs = None,
+    older_than: o.OlderThan = None,
+    kinds: Kinds = None,
+    region: Region = None,
+    dry_run: DryRun = False,
+    yes: o.Yes = False,
+    vacuum: o.Vacuum = True,
+    json: o.Json = False,
+) -> None:
+    """Mask e-mail addresses, telephone and card numbers and IBANs in what ended jobs store.
+
+    In texts, outputs, details, extra columns, error messages and kept inputs; ids of records stay.
+    Then the database's files are rewritten, as by `textmill purge`.
+
+    \b
+    Examples:
+      textmill redact last --dry-run
+      textmill redact --older-than 7d --region GB
+      textmill redact 06h0hkxf --kinds email,card --yes
+    """
+    from textmill.core.masking import KINDS, Masker
+
+    if bool(jobs) == (older_than is not None):
+        raise typer.BadParameter("expected jobs, or --older-than AGE", param_hint="JOB")
+    wanted = KINDS if kinds is None else [kind.strip() for kind in kinds.split(",")]
+    masker = Masker(wanted, region)
+    asked = {"kinds": sorted(wanted), **({"region": region} if region else {})}
+    asked |= {"older_than": older_than} if older_than is not None else {}
+    with open_context() as context:
+        rows = _find(context, jobs or [], older_than)
+        if rows and not dry_run:
+            confirm(f"mask what is found in {plural(len(rows), 'job')}, for good?", yes=yes)
+        done = _run(context, rows, masker, asked, dry_run)
+        gone = not dry_run and rid_files(context, wanted=vacuum)
+        if json:
+            emit_json(_as_dict(done, dry_run, gone))
+        else:
+            _report(done, dry_run)
+
+
+def _find(context: Context, references: Sequence[str], older_than: str | None) -> list[Row[Any]]:
+    from textmill.db.redaction import check_redactable, find_old
+    from textmill.producer.ages import parse_age
+
+    rows = {row.id: row for row in map(context.job, references)}
+    with context.database.read() as connection:
+        if older_than is not None:
+            return find_old(connection, parse_age(older_than))
+        for row in rows.values():  # all, before the first is changed
+            check_redactable(connection, row)
+    return list(rows.values())
+
+
+def _run(
+    context: Context,
+    rows: Sequence[Row[Any]],
+    masker: Masker,
+    asked: dict[str, Any],
+    dry_run: bool,
+) -> list[tuple[Row[Any], Redaction]]:
+    from textmill.db.redaction import redact_job
+
+    with counting("looked at") as counter:
+        return [
+            (
+                row,
+                redact_job(
+                    context.database, row.id, masker, asked, dry_run=dry_run, report=counter
+                ),
+            )
+            for row in rows
+        ]
+
+
+def _as_dict(
+    done: Sequence[tuple[Row[Any], Redaction]], dry_run: bool, gone: bool
+) -> dict[str, Any]:
+    jobs = [
+        {"id": row.id, "records": one.records, "masked": dict(one.masked), "ids": one.ids}
+        for row, one in done
+    ]
+    return {"jobs": jobs, "dry_run": dry_run, "vacuumed": gone}
+
+
+def _report(done: Sequence[tuple[Row[Any], Redaction]], dry_run: bool) -> None:
+    would = "would mask" if dry_run else "masked"
+    if not done:
+        say("no such job")
+    for row, one in done:
+        say(f"{row.id}: {would} {_counts(one.masked)} in {plural(one.records, 'record')}")
+    ids = sum(one.ids for _, one in done)
+    if ids:
+        say(
+            f"note: {plural(ids, 'record id')} hold such data and stay; `textmill purge "
+            "--record-id` removes such records"
+        )
+
+
+def _counts(masked: Counter[str]) -> str:
+    found = [f"{number(count)} {kind}" for kind, count in sorted(masked.items())]
+    return ", ".join(found) or "nothing"

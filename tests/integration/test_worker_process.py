@@ -18,7 +18,7 @@ from textmill.db.dispatch import publish
 from textmill.db.models import workers
 from textmill.db.session import Database
 from textmill.db.workers import WorkerInfo, forget_worker, register_worker
-from textmill.workers import app, process
+from textmill.workers import app, process, supervisor
 from textmill.workers.process import WorkerOptions, WorkerProcess
 from textmill.workers.tasks import process_chunk
 from textmill.workers.watchdog import REPLACE_EXIT_CODE
@@ -97,6 +97,39 @@ def test_a_worker_whose_start_fails_in_any_way_ends(
     with structlog.testing.capture_logs(), pytest.raises(SystemExit) as ended:
         app.signals.worker_init.send(sender=None)
     assert ended.value.code == REPLACE_EXIT_CODE
+
+
+@pytest.mark.parametrize(
+    ("ends", "code"),
+    [
+        (SystemExit(), 0),
+        (SystemExit(0), 0),
+        (SystemExit(2), 2),  # a setting is wrong
+        (SystemExit(1), REPLACE_EXIT_CODE),  # what Celery makes of an error of its broker's
+        (SystemExit("no"), REPLACE_EXIT_CODE),
+        (OSError("an error that nobody has caught"), REPLACE_EXIT_CODE),
+    ],
+    ids=repr,
+)
+def test_what_celery_ends_for_is_no_crash(
+    monkeypatch: pytest.MonkeyPatch, home: Path, ends: BaseException, code: int
+) -> None:
+    """The supervisor takes every other exit code for one of native code's."""
+
+    def run_worker(*given: Any) -> None:
+        raise ends
+
+    def nothing(*given: Any) -> None:
+        """No signals, no threads, and no logging but pytest's."""
+
+    monkeypatch.setattr(app, "run_worker", run_worker)
+    for name in ("at_end_of_input", "start_pulse", "configure_logging"):
+        monkeypatch.setattr(app, name, nothing)
+    monkeypatch.setattr(app.gc, "set_threshold", nothing)
+    with structlog.testing.capture_logs(), pytest.raises(SystemExit) as ended:
+        app.main(["--id", "w", "--device", "cpu", "--queues", "default", "--slots", "1"])
+    assert (ended.value.code or 0) == code
+    assert (code in supervisor.OWN_EXIT_CODES) and 1 not in supervisor.OWN_EXIT_CODES
 
 
 @pytest.mark.parametrize(

@@ -260,6 +260,8 @@ def test_lists_and_numbers_of_json_are_options(tmp_path: Path) -> None:
         (OWN, {"max_new_tokens": "limits"}, "no column 'limits' (did you mean 'limit'?)"),
         (OWN, {"seed": "text"}, "the column 'text' is used twice"),
         (OWN, {"max_length": "limit"}, "a column is named for 'max_length', but the task reads"),
+        (OWN, {"temperatur": "t"}, "for 'temperatur' (did you mean 'temperature'?), but"),
+        (OWN, {"txt": "body"}, "for 'txt' (did you mean 'text'?), but the task reads"),
     ],
 )
 def test_a_wrong_own_option_is_named(

@@ -30,8 +30,9 @@ def choose_columns(
 ) -> dict[str, str]:
     """The column of each field; raises InputError where one is unknown or not certain.
 
-    ``own`` are options that a column might have been meant for; ``asked`` are the columns the person named. A field without one is served by the column of
-    its own name; a task with one field also by the only column that holds texts.
+    ``asked`` are the columns the person named, ``own`` options that one might be meant for. A field
+    without one is served by the column of its own name; a task with one field also by the only
+    column that holds texts.
     """
     for field in asked:
         if field not in fields:

@@ -57,6 +57,7 @@ class RecordBuilder:
         self._id_column = id_column
         self._rules = None if rules is None or rules.are_plain else rules
         self._composition = rules.params.composition() if rules is not None else None
+        self._expected = self._composition.expected if self._composition else "a text"
 
     @property
     def text_columns(self) -> list[str]:
@@ -176,10 +177,11 @@ class RecordBuilder:
         extra = values or None
         if isinstance(text, str):
             # An empty text is data, not a broken file: it is an error row and never aborts.
-            message = f"{self._place(line)}: column {column!r} is empty; expected a text"
+            message = f"{self._place(line)}: column {column!r} is empty; expected {self._expected}"
             return BadRecord(index, record_id, "empty_text", message, extra)
         if text is None:
-            code, problem = "missing_text", f"column {column!r} is missing; expected a text"
+            problem = f"column {column!r} is missing; expected {self._expected}"
+            code = "missing_text"
         else:
             code, problem = "bad_row", f"column {column!r} is {_shown(text)}; expected a string"
         return self.bad(index, line, code, problem, record_id=record_id, extra=extra)

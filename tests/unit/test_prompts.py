@@ -216,6 +216,14 @@ def test_a_wrong_chat_names_its_line(tmp_path: Path) -> None:
     assert "--skip-bad" in message
 
 
+@pytest.mark.parametrize("cell", ["null", '""'])
+def test_a_row_without_a_chat_says_what_is_expected(tmp_path: Path, cell: str) -> None:
+    line = f'{{"messages": {cell}}}\n'
+    (bad,) = opened(tmp_path, line, "in.jsonl", messages=True, reading={"skip_bad": True})
+    assert isinstance(bad, BadRecord)
+    assert bad.message.endswith("; expected a list of messages")
+
+
 def test_a_file_of_chats_without_the_option_gets_advice(tmp_path: Path) -> None:
     line = '{"messages": [{"role": "user", "content": "a"}]}\n'
     assert refusal(tmp_path, line, "in.jsonl").endswith("pass --messages")

@@ -78,7 +78,10 @@ def _same_language(given: str, known: Sequence[str]) -> list[str]:
     same = [code for code, one in languages.items() if one and one.part3 == language.part3]
     if not same:
         same = [code for code, one in languages.items() if one and _related(one, language)]
-    return [code for code in same if _plain(code).endswith(f"_{rest.lower()}")] if rest else same
+    if rest:
+        return [code for code in same if _plain(code).endswith(f"_{rest.lower()}")]
+    # Beside dialects (fr, fr_BE, fr_CA) the language as such is what is meant.
+    return [code for code in same if "_" not in _plain(code)] or same
 
 
 def _related(one: Language, other: Language) -> bool:

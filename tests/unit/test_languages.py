@@ -39,6 +39,8 @@ MARIAN = [">>fra<<", ">>cmn_Hans<<", ">>cmn_Hant<<", ">>pt_br<<", ">>por<<"]
         ("fra", MARIAN, ">>fra<<"),
         (">>fra<<", MARIAN, ">>fra<<"),
         ("pt-BR", MARIAN, ">>pt_br<<"),
+        ("Portuguese", MARIAN, ">>por<<"),
+        ("fra", [">>fr_BE<<", ">>fr_CA<<", ">>fr<<", ">>it<<"], ">>fr<<"),
         ("ns", ["nso", "ns"], "ns"),
     ],
 )

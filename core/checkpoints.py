@@ -14,7 +14,7 @@ from typing import Any
 
 from textmill.core import hub
 from textmill.core.errors import ModelLoadError
-from textmill.core.gguf import read_gguf
+from textmill.core.gguf import SUFFIX, read_gguf
 from textmill.core.tasks import Task, tasks_of
 
 WEIGHTS = "model.safetensors"
@@ -110,8 +110,12 @@ def read_config(model: str, folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / "config.json").read_bytes())
     except FileNotFoundError:
+        files = sorted(path.name for path in folder.glob(f"*{SUFFIX}"))
+        instead = (
+            f"; for a GGUF file name the file: {model.rstrip('/')}/{files[0]}" if files else ""
+        )
         raise ModelLoadError(
-            f"model {model!r}: {folder} has no config.json, so it is no transformers model"
+            f"model {model!r}: {folder} has no config.json, so it is no transformers model{instead}"
         ) from None
     except ValueError as error:
         raise ModelLoadError(f"model {model!r}: config.json is not JSON: {error}") from None

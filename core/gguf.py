@@ -35,16 +35,15 @@ BLOCKS = {
 """Type of a tensor: numbers in a block, and its bytes. Of the types that can be made numbers of
 again; a test holds the table to the package ``gguf``."""
 
-DECODER, ENCODER_DECODER = "ForCausalLM", "ForConditionalGeneration"
-ARCHITECTURES = dict.fromkeys(
-    (
-        "bloom", "deci", "falcon", "gemma2", "gemma3", "gemma4", "gpt-oss", "gpt2", "lfm2",
-        "llama", "mamba", "minimax-m2", "nemotron", "phi3", "qwen2", "qwen2moe", "qwen3",
-        "qwen3moe", "qwen35", "qwen35moe", "stablelm", "starcoder2",
-    ),
-    DECODER,
-) | {"t5": ENCODER_DECODER}  # fmt: skip
-"""What transformers reads from a GGUF, by ``general.architecture``: the kind of model it makes."""
+ARCHITECTURES = (
+    "bloom", "deci", "falcon", "gemma2", "gemma3", "gemma4", "gpt-oss", "gpt2", "lfm2",
+    "llama", "mamba", "minimax-m2", "nemotron", "phi3", "qwen2", "qwen2moe", "qwen3",
+    "qwen3moe", "qwen35", "qwen35moe", "stablelm", "starcoder2",
+)  # fmt: skip
+"""What transformers reads from a GGUF, by ``general.architecture``: models that write text."""
+
+CHANGED = ("t5",)
+"""What it reads with another activation than the model has: ReLU for Flan-T5's GELU."""
 
 ROPE_TENSORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 ROPE_READ = ("gpt-oss",)  # whose scaling of positions transformers takes over
@@ -75,8 +74,8 @@ class GgufHeader:
         """What of it a ``config.json`` would say, by its keys there, and the chat template."""
         found = {
             "model_type": self.architecture,
-            "architectures": [f"{self.architecture}{ARCHITECTURES[self.architecture]}"],
-            "is_encoder_decoder": ARCHITECTURES[self.architecture] == ENCODER_DECODER,
+            "architectures": [f"{self.architecture}ForCausalLM"],
+            "is_encoder_decoder": False,
             "max_position_embeddings": self.own("context_length"),
             "hidden_size": self.own("embedding_length"),
             "num_hidden_layers": self.own("block_count"),
@@ -115,10 +114,16 @@ def _broken(name: str, what: str) -> ModelLoadError:
 
 def _check_supported(name: str, header: GgufHeader) -> None:
     """Refuse what transformers would not load, or would load as another model than it was."""
+    if header.architecture in CHANGED:
+        raise ModelLoadError(
+            f"GGUF file {name!r} holds a {header.architecture}, which transformers reads from a "
+            "GGUF with another activation than it has, so its outputs would differ; take the "
+            "model's safetensors"
+        )
     if header.architecture not in ARCHITECTURES:
         raise ModelLoadError(
             f"GGUF file {name!r} holds a model of architecture {header.architecture!r}, which is "
-            f"not supported; supported are {', '.join(sorted(ARCHITECTURES))}"
+            f"not supported; supported are {', '.join(ARCHITECTURES)}"
         )
     if "tokenizer.ggml.tokens" not in header.metadata:
         raise ModelLoadError(f"GGUF file {name!r} has no tokenizer")

@@ -107,14 +107,14 @@ def fetch(
 
 def _not_here(source: Source, revision: str | None) -> ModelLoadError:
     here = cached_revisions(source.repository)
+    wanted = "" if revision is None else f" --revision {revision}"
     if not here:
         return ModelLoadError(
             f"model {source.name!r} is no folder on this machine, is not in its cache, and the hub "
             f"cannot be reached; give a folder, or fetch it where the hub can be reached: "
-            f"hf download {source.repository}"
+            f"hf download {source.repository}{wanted}"
         )
     asked = "the default branch" if revision is None else f"revision {revision!r}"
-    wanted = "" if revision is None else f" --revision {revision}"
     return ModelLoadError(
         f"model {source.name!r}: {asked} is not (wholly) in this machine's cache, which has "
         f"{', '.join(here)}, and the hub cannot be reached; take one of these with --revision, or "

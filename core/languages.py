@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-from iso639 import Language, LanguageNotFoundError
+from iso639 import ALL_LANGUAGES, Language, LanguageNotFoundError
 
 from textmill.core.errors import InvalidJobError
 
@@ -37,25 +37,31 @@ def are_same(one: str, other: str) -> bool:
     """Whether both name one language; scripts and regions (zho_Hans, zho_Hant) are told apart."""
     if _plain(one) == _plain(other):
         return True
-    found = _language(one.strip(DECORATIONS)), _language(other.strip(DECORATIONS))
+    found = _by_any_name(one.strip(DECORATIONS)), _by_any_name(other.strip(DECORATIONS))
     return found[0] is not None and found[0] == found[1]
 
 
 def language_name(given: str) -> str | None:
     """The English name of a language, or None if ISO 639 has none such."""
-    language = _language(given)
+    language = _by_any_name(given)
     return language.name.partition(" (")[0] if language else None
+
+
+def nearest_name(given: str) -> str:
+    """`` (did you mean 'French'?)`` for the language that looks most like it, or nothing."""
+    close = difflib.get_close_matches(given.strip().lower(), _everyday_names(), n=1, cutoff=0.8)
+    return f" (did you mean {language_name(close[0])!r}?)" if close else ""
 
 
 def iso_code(given: str) -> str:
     """The three letters of ISO 639-3, or what was given where it has none."""
-    language = _language(given)
+    language = _by_any_name(given)
     return language.part3 if language else given
 
 
 def splitter_code(given: str | None) -> str:
     """The two letters, or else three, by which splitters of sentences know a language."""
-    language = _language(_bare(given)) if given else None
+    language = _by_any_name(_bare(given)) if given else None
     return (language.part1 or language.part3) if language else "en"
 
 
@@ -78,7 +84,10 @@ def _same_language(given: str, known: Sequence[str]) -> list[str]:
     same = [code for code, one in languages.items() if one and one.part3 == language.part3]
     if not same:
         same = [code for code, one in languages.items() if one and _related(one, language)]
-    return [code for code in same if _plain(code).endswith(f"_{rest.lower()}")] if rest else same
+    if rest:
+        return [code for code in same if _plain(code).endswith(f"_{rest.lower()}")]
+    # Beside dialects (fr, fr_BE, fr_CA) the language as such is what is meant.
+    return [code for code in same if "_" not in _plain(code)] or same
 
 
 def _related(one: Language, other: Language) -> bool:
@@ -103,6 +112,21 @@ def _nearest(given: str, known: Iterable[str]) -> str:
     codes |= {_plain(code): code for code in known}
     close = difflib.get_close_matches(given.lower(), codes, n=1)
     return f" (did you mean {codes[close[0]]!r}?)" if close else ""
+
+
+def _by_any_name(given: str) -> Language | None:
+    return _language(given) or _everyday_names().get(given.strip().lower())
+
+
+@lru_cache(maxsize=1)
+def _everyday_names() -> dict[str, Language]:
+    """Greek for ISO 639's ``Modern Greek (1453-)``, Swahili for ``Swahili (macrolanguage)``.
+
+    Of languages with a code of two letters, which are the ones that people mean.
+    """
+    known = [language for language in ALL_LANGUAGES if language.part1]
+    plain = {language: language.name.partition(" (")[0] for language in known}
+    return {name.removeprefix("Modern ").lower(): one for one, name in plain.items()}
 
 
 @lru_cache(maxsize=4096)

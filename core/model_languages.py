@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from textmill.core.errors import InvalidJobError, ModelLoadError
-from textmill.core.languages import find_language, iso_code, language_name
+from textmill.core.languages import find_language, iso_code, language_name, nearest_name
 
 CODE_TOKENS = {
     "nllb": re.compile(r"[a-z]{3}_[A-Z][a-z]{3}"),  # fra_Latn
@@ -172,8 +172,9 @@ def _name(given: str) -> str:
     name = language_name(given)
     if name is None:
         raise InvalidJobError(
-            f"{given!r} is no language of ISO 639, as code or English name; such a model is told "
-            "names of languages: give one, or the words before each text with --prefix"
+            f"{given!r} is no language of ISO 639, as code or English name{nearest_name(given)}; "
+            "such a model is told names of languages: give one, or the words before each text "
+            "with --prefix"
         )
     return name
 

@@ -21,11 +21,12 @@ class Composition:
     """How the values of a row's columns become what its record holds.
 
     ``compose`` raises RecordError. With ``keep_columns`` the columns stay in ``extra`` too, because
-    nobody could tell them from the result.
+    nobody could tell them from the result. ``expected`` says what a column has to hold.
     """
 
     compose: Callable[[Mapping[str, Any]], dict[str, Any]]
     keep_columns: bool
+    expected: str = "a text"
 
 
 class TaskParams(BaseModel):

@@ -209,7 +209,9 @@ class GenerationParams(TaskParams):
             return Composition(lambda row: {"text": template.render(row)}, keep_columns=True)
         if self.messages:
             return Composition(
-                lambda row: {"text": write_chat(read_chat(row["messages"]))}, keep_columns=False
+                lambda row: {"text": write_chat(read_chat(row["messages"]))},
+                keep_columns=False,
+                expected="a list of messages",
             )
         return None
 

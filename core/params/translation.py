@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from textmill.core.generators import is_generator
-from textmill.core.languages import are_same, language_name
+from textmill.core.languages import are_same, language_name, nearest_name
 from textmill.core.model_languages import ModelLanguages, Telling, read_languages
 from textmill.core.params.base import storable
 from textmill.core.params.seq2seq import Seq2SeqParams
@@ -108,7 +108,8 @@ class TranslationParams(Seq2SeqParams):
             if given is not None and language_name(given) is None:
                 return (
                     f"{option} is {given!r}, which is no language of ISO 639, as code or English "
-                    "name; give one, or write what you mean into the prompt with --template"
+                    f"name{nearest_name(given)}; give one, or write what you mean into the prompt "
+                    "with --template"
                 )
         if self.target_lang is not None and "target_lang" not in asked:
             return "target_lang is given, and the template has no place {target_lang} for it"

@@ -6,6 +6,7 @@ So a command takes what it does not know as an argument, and here inputs and opt
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -153,6 +154,15 @@ def _unknown(
     name = word.partition("=")[0]
     own = [option_name(option) for option in options_of(model)]
     advice = whose(_python_name(name.lstrip("-"))) or nearest(name, [*own, *known])
+    if column := _meant_column(name):
+        advice = f" (did you mean {column!r}?)"
     return InvalidJobError(
         f"no option {name}{advice}; task {task!r} has: {', '.join(own) or 'none'}"
     )
+
+
+def _meant_column(name: str) -> str | None:
+    """``--text-colum`` as it was meant, whatever the column is for."""
+    what, _, ending = name.rpartition("-")
+    likely = ending in ("col", "cols") or difflib.get_close_matches(ending, ["column"], cutoff=0.8)
+    return what + COLUMN if likely and what.strip("-") else None

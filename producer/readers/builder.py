@@ -59,6 +59,7 @@ class RecordBuilder:
         self._rules = None if rules is None or rules.are_plain else rules
         self._store_text = StoreText.FULL if rules is None else rules.store_text
         self._composition = rules.params.composition() if rules is not None else None
+        self._expected = self._composition.expected if self._composition else "a text"
 
     @property
     def text_columns(self) -> list[str]:
@@ -187,10 +188,10 @@ class RecordBuilder:
         extra = self._kept(values)
         if isinstance(text, str):
             # An empty text is data, not a broken file: it is an error row and never aborts.
-            message = f"{self._place(line)}: column {column!r} is empty; expected a text"
+            message = f"{self._place(line)}: column {column!r} is empty; expected {self._expected}"
             return BadRecord(index, record_id, "empty_text", message, extra)
         if text is None:
-            problem = f"column {column!r} is missing; expected a text"
+            problem = f"column {column!r} is missing; expected {self._expected}"
             return self.bad(index, line, "missing_text", problem, record_id=record_id, extra=extra)
         what = f"column {column!r}"
         return self._wrong_kind(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from textmill.core.errors import InputError
@@ -26,18 +26,22 @@ def choose_columns(
     fields: Sequence[str],
     asked: Mapping[str, str],
     id_column: str | None,
+    own: Collection[str] = (),
 ) -> dict[str, str]:
     """The column of each field; raises InputError where one is unknown or not certain.
 
-    ``asked`` are the columns the person named. A field without one is served by the column of
-    its own name; a task with one field also by the only column that holds texts.
+    ``asked`` are the columns the person named, ``own`` options that one might be meant for. A field
+    without one is served by the column of its own name; a task with one field also by the only
+    column that holds texts.
     """
     for field in asked:
         if field not in fields:
+            # Very like: a context is no text.
+            advice = nearest(field, [*fields, *own], likeness=0.8)
             raise InputError(
-                f"a column is named for {field!r}, but the task reads: {', '.join(fields)} (with "
-                f"these options); leave out --{field.replace('_', '-')}-column, or what stands in "
-                "its place"
+                f"a column is named for {field!r}{advice}, but the task reads: "
+                f"{', '.join(fields)} (with these options); leave out "
+                f"--{field.replace('_', '-')}-column, or what stands in its place"
             )
     for column in [*asked.values(), *([id_column] if id_column is not None else [])]:
         require_column(name, columns, column)

@@ -125,9 +125,10 @@ class RecordReader:
         if self._rules is not None and self._rules.by_name:
             # Fields that are named by the person are columns by their exact names.
             asked = {field: field for field in fields} | dict(asked)
+        own = () if self._rules is None else self._rules.task.params.OWN
         try:
             chosen = choose_columns(
-                source.name, source.columns, source.sample(), fields, asked, id_column
+                source.name, source.columns, source.sample(), fields, asked, id_column, own
             )
         except InputError as error:
             advice = "" if self._rules is None else self._rules.params.advise(source.columns)

@@ -39,7 +39,7 @@ def test_a_context_over_all_windows_and_a_question_over_one(shell: Shell) -> Non
     assert _codes(shell) == ["context_too_long", "question_too_long", None]
     context, question, answered = _rows(shell)
     assert "windows, and max_windows is 3; allow more" in context["error_message"]
-    assert "ask for a larger window" in question["error_message"]
+    assert "the model reads no larger window" in question["error_message"]
     assert answered["output"]
     (job,) = shell.rows("jobs")
     assert (job["status"], job["done_records"], job["error_records"]) == (

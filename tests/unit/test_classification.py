@@ -308,7 +308,9 @@ def test_refuses_a_revision_of_a_folder(plain: Path) -> None:
 
 def test_refuses_a_folder_without_config(copy: Path) -> None:
     (copy / "config.json").unlink()
-    assert "has no config.json" in refusal(copy)
+    assert refusal(copy).endswith("has no config.json, so it is no transformers model")
+    (copy / "some.Q4.gguf").touch()
+    assert refusal(copy).endswith(f"; for a GGUF file name the file: {copy}/some.Q4.gguf")
 
 
 def test_refuses_pickles_and_says_how_to_convert(copy: Path) -> None:

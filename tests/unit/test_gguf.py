@@ -19,7 +19,7 @@ from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURE
 
 from textmill.core.checkpoints import open_checkpoint
 from textmill.core.errors import InvalidJobError, ModelLoadError
-from textmill.core.gguf import ARCHITECTURES, BLOCKS, ROPE_TENSORS
+from textmill.core.gguf import ARCHITECTURES, BLOCKS, CHANGED, ROPE_TENSORS
 from textmill.core.jobs import JobSpec
 from textmill.core.settings import load_settings
 from textmill.core.tasks import TASKS, get_task
@@ -130,6 +130,8 @@ def test_models_that_would_be_loaded_as_others_are_refused(tmp_path: Path) -> No
     assert "one of 3 parts" in refusal(part)
     scaled = save_gguf(tmp_path / "scaled.gguf", llama__rope__scaling__type="yarn")
     assert "RoPE scaling" in refusal(scaled)
+    changed = save_gguf(tmp_path / "flan.gguf", architecture="t5")
+    assert "holds a t5" in refusal(changed, "translation")
 
 
 def test_tasks_that_a_gguf_cannot_do_are_refused(tiny: Path) -> None:
@@ -167,7 +169,16 @@ def test_architectures_are_those_of_transformers() -> None:
         "minimax_m2": "minimax-m2",
     }
     expected = {renamed.get(name, name) for name in names} - {"mistral", "umt5"}
-    assert ARCHITECTURES.keys() == expected
+    assert {*ARCHITECTURES, *CHANGED} == expected
+
+
+def test_the_activation_of_t5_is_still_not_read_by_transformers(tmp_path: Path) -> None:
+    """When it is, the refusal can go."""
+    path = save_gguf(tmp_path / "flan.gguf", architecture="t5")
+    read = transformers.modeling_gguf_pytorch_utils.load_gguf_checkpoint(path)["config"]
+    assert read["is_gated_act"] is True
+    flan = transformers.T5Config(feed_forward_proj="gated-gelu")
+    assert transformers.T5Config(**read).dense_act_fn != flan.dense_act_fn
 
 
 def test_scaled_positions_are_still_not_read_by_transformers() -> None:

@@ -308,7 +308,10 @@ def test_only_the_text_is_cut(classify: Classify, plain: Path) -> None:
     assert error.message.endswith("the limit is 128")
     (error,) = classify(plain, ["x"], labels=["x", "ABCDE " * 30])
     assert isinstance(error, RecordError)
-    assert "the prompt leaves no room for a text" in error.message
+    assert "the prompt leaves no room for a text: beside the answer there are 38" in error.message
+    (error,) = classify(plain, ["x"], labels=["x", "ABCDE " * 90], template="{text}")
+    assert isinstance(error, RecordError)
+    assert "beside the answer there are 0 tokens for both" in error.message
 
 
 def test_a_text_cannot_forge_a_turn(classify: Classify, chatty: Path) -> None:

@@ -11,7 +11,13 @@ from typing import Any
 import pytest
 
 from textmill.core.errors import InvalidJobError, ModelLoadError
-from textmill.core.languages import are_same, find_language, language_name, splitter_code
+from textmill.core.languages import (
+    are_same,
+    find_language,
+    language_name,
+    nearest_name,
+    splitter_code,
+)
 from textmill.core.model_languages import Telling, code_languages, read_languages
 
 NLLB = ["eng_Latn", "fra_Latn", "zho_Hans", "zho_Hant", "nob_Latn", "nno_Latn", "ell_Grek"]
@@ -39,6 +45,8 @@ MARIAN = [">>fra<<", ">>cmn_Hans<<", ">>cmn_Hant<<", ">>pt_br<<", ">>por<<"]
         ("fra", MARIAN, ">>fra<<"),
         (">>fra<<", MARIAN, ">>fra<<"),
         ("pt-BR", MARIAN, ">>pt_br<<"),
+        ("Portuguese", MARIAN, ">>por<<"),
+        ("fra", [">>fr_BE<<", ">>fr_CA<<", ">>fr<<", ">>it<<"], ">>fr<<"),
         ("ns", ["nso", "ns"], "ns"),
     ],
 )
@@ -72,6 +80,7 @@ def test_what_is_unknown_or_unclear_is_refused_with_a_list(
     ("one", "other", "same"),
     [
         ("fr", "French", True),
+        ("el", "Greek", True),
         ("fre", ">>fra<<", True),
         ("fra_Latn", "fra-latn", True),
         ("Klingonish", "klingonish", True),
@@ -90,6 +99,11 @@ def test_names_and_codes_for_others() -> None:
     assert language_name("de") == "German"
     assert language_name("ell") == "Modern Greek"
     assert language_name("Elvish") is None
+    assert language_name("Greek") == "Modern Greek"
+    assert [language_name(name) for name in ("Swahili", "MALAY")] == ["Swahili", "Malay"]
+    assert splitter_code("Nepali") == "ne"
+    assert nearest_name("Frensh") == " (did you mean 'French'?)"
+    assert nearest_name("Elvish") == ""
     assert splitter_code("fra_Latn") == "fr"
     assert splitter_code(">>deu<<") == "de"
     assert splitter_code("ROMANCE") == splitter_code(None) == "en"

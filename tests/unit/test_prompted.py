@@ -265,6 +265,7 @@ def test_a_bad_text_costs_one_row(do: Do, plain: Path, task: str, params: dict[s
     [
         ("translation", {}, "it needs target_lang, such as fr, fra or French"),
         ("translation", {"target_lang": "Frensh"}, "'Frensh', which is no language of ISO 639"),
+        ("translation", {"target_lang": "Frensh"}, "did you mean 'French'"),
         ("translation", {"target_lang": "pt-BR"}, "write what you mean into the prompt"),
         ("translation", {"target_lang": "fr", "template": "{text}?"}, "has no place {target_lang}"),
         ("translation", {"template": "{text} {target_lang}"}, "it needs target_lang"),

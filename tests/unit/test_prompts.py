@@ -216,6 +216,14 @@ def test_a_wrong_chat_names_its_line(tmp_path: Path) -> None:
     assert "--skip-bad" in message
 
 
+@pytest.mark.parametrize("cell", ["null", '""'])
+def test_a_row_without_a_chat_says_what_is_expected(tmp_path: Path, cell: str) -> None:
+    line = f'{{"messages": {cell}}}\n'
+    (bad,) = opened(tmp_path, line, "in.jsonl", messages=True, reading={"skip_bad": True})
+    assert isinstance(bad, BadRecord)
+    assert bad.message.endswith("; expected a list of messages")
+
+
 def test_a_file_of_chats_without_the_option_gets_advice(tmp_path: Path) -> None:
     line = '{"messages": [{"role": "user", "content": "a"}]}\n'
     assert refusal(tmp_path, line, "in.jsonl").endswith("pass --messages")
@@ -260,6 +268,8 @@ def test_lists_and_numbers_of_json_are_options(tmp_path: Path) -> None:
         (OWN, {"max_new_tokens": "limits"}, "no column 'limits' (did you mean 'limit'?)"),
         (OWN, {"seed": "text"}, "the column 'text' is used twice"),
         (OWN, {"max_length": "limit"}, "a column is named for 'max_length', but the task reads"),
+        (OWN, {"temperatur": "t"}, "for 'temperatur' (did you mean 'temperature'?), but"),
+        (OWN, {"txt": "body"}, "for 'txt' (did you mean 'text'?), but the task reads"),
     ],
 )
 def test_a_wrong_own_option_is_named(

@@ -448,6 +448,8 @@ def test_a_question_that_fills_the_window_is_an_error_row(ask: Ask) -> None:
     (shared,) = ask([("who " * 15, CONTEXTS[3])], window=WINDOW, stride=STRIDE)
     assert as_error(shared).code == "question_too_long"
     assert "leaves 6 of a window of 24 to the context, expected more than 8 (stride)" in str(shared)
+    assert str(shared).endswith("; ask for a larger window")
+    assert str(full).endswith("; the model reads no larger window")
 
 
 def test_on_long_says_what_becomes_of_a_long_context(ask: Ask) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -93,3 +94,35 @@ def test_bad_texts_are_error_rows(engines: dict[Path, Engine], t5: Path) -> None
     texts = ["", " \n", "a\udfff", "team " * 60, "team"]
     codes = [getattr(one, "code", None) for one in summarize(engines, t5, texts, on_long="error")]
     assert codes == ["empty_text", "empty_text", "invalid_input", "text_too_long", None]
+
+
+def test_a_text_is_cut_to_the_places_of_the_encoder(
+    engines: dict[Path, Engine], tmp_path: Path
+) -> None:
+    """Given LED, whose config names them apart, and a job that asks for more."""
+    save_bart(tmp_path)  # for its tokenizer
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    del settings["model_max_length"]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    config = transformers.LEDConfig(
+        vocab_size=len(transformers.AutoTokenizer.from_pretrained(tmp_path)),
+        d_model=16,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        attention_window=8,
+        max_encoder_position_embeddings=64,
+        max_decoder_position_embeddings=32,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=2,
+        decoder_start_token_id=2,
+    )
+    transformers.LEDForConditionalGeneration(config).save_pretrained(tmp_path)
+    (found,) = summarize(engines, tmp_path, ["team " * 60], max_length=500, max_new_tokens=4)
+    assert isinstance(found, Output)
+    assert (found.detail or {})["truncated"] is True
+    assert found.input_tokens == 64

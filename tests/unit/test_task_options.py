@@ -73,6 +73,8 @@ def test_a_column_is_named_for_any_field() -> None:
     [
         (["--max-new-token", "3"], "did you mean '--max-new-tokens'"),
         (["--limt", "3"], "did you mean '--limit'"),
+        (["--text-colum", "a"], "did you mean '--text-column'"),
+        (["--max-new-tokens-col=a"], "did you mean '--max-new-tokens-column'"),
         (
             ["--no-question"],
             "--question, --max-new-tokens, --multi-label, --stop, --context, --form",

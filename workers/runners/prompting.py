@@ -80,8 +80,8 @@ class PromptEncoder:
             if not text:
                 raise RecordError(
                     "invalid_params",
-                    f"the prompt leaves no room for a text: beside the answer there are {room} "
-                    "tokens for both",
+                    f"the prompt leaves no room for a text: beside the answer there are "
+                    f"{max(room, 0)} tokens for both",
                 )
             ids = write(text)
         return Prompt(ids, given)

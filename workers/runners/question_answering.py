@@ -134,10 +134,12 @@ class QuestionAnsweringRunner(ModelRunner):
             overlap = min(DEFAULT_STRIDE, max(room, 0) // 2)
         if room < 1 or (tokens > room and overlap >= room):
             least = f"more than {overlap} (stride)" if room >= 1 else "1"
+            larger = window < self._tokenizer.limit
+            advice = "ask for a larger window" if larger else "the model reads no larger window"
             raise RecordError(
                 "question_too_long",
                 f"the question has {question} tokens and leaves {max(room, 0)} of a window of "
-                f"{window} to the context, expected {least}; ask for a larger window",
+                f"{window} to the context, expected {least}; {advice}",
             )
         return room, overlap
 

@@ -18,6 +18,7 @@ from textmill.core.model_languages import ModelLanguages, Telling, code_language
 from textmill.workers.runners.files import files_for_transformers
 from textmill.workers.runners.tokenizing import UNLIMITED, position_limit
 
+ENCODER_LIMITS = ("n_positions", "max_encoder_position_embeddings")  # of T5; of LED
 DEFAULT_LIMIT = 1024  # of models with relative positions, which name none
 BODY = -1  # stands for a text's tokens
 
@@ -45,8 +46,8 @@ class Seq2SeqTokenizer:
     def fit(self, model: Any) -> Seq2SeqTokenizer:
         """Take the model's own limit into account."""
         config = model.config
-        named = getattr(config, "n_positions", None) or UNLIMITED
-        limit = min(self._tokenizer.model_max_length, position_limit(model), named)
+        named = [getattr(config, name, None) or UNLIMITED for name in ENCODER_LIMITS]
+        limit = min(self._tokenizer.model_max_length, position_limit(model), *named)
         self.limit = int(limit) if limit < UNLIMITED else UNLIMITED
         return self
 

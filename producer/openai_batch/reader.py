@@ -156,7 +156,8 @@ class BatchReader:
         if found is None:
             raise InputError(
                 f"{self._current.name} is an OpenAI batch file for {row['url']}, which is not "
-                f"supported; expected one of: {', '.join(ENDPOINTS)}"
+                f"supported; expected one of: {', '.join(ENDPOINTS)}; or pass --format jsonl to "
+                "read it as rows of ordinary columns"
             )
         return found
 

@@ -151,8 +151,7 @@ def test_a_table_fits_the_terminal_and_says_what_is_left_out(
     assert [line.split()[:4] for line in lines[1:]] == [[n, "x", "1.5", "NULL"] for n in "123"]
     assert max(map(len, lines)) <= 60
     assert done.stderr == "the first 3 rows; --limit 0 for all, --out FILE to keep them\n"
-    long = sql(f"SELECT name, '{'y' * 90}' AS y FROM jobs", "--format", "table"
-    ).stdout
+    long = sql(f"SELECT name, '{'y' * 90}' AS y FROM jobs", "--format", "table").stdout
     assert "\x1b" not in long
     assert "\u202e" not in long
     assert long.splitlines()[1].endswith("yyy…")

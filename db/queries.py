@@ -103,13 +103,14 @@ def _as_dict(wanted: ResultFilter) -> dict[str, Any]:
     return {field.name: getattr(wanted, field.name) for field in fields(ResultFilter)}
 
 
-def is_streamed(job: Row[Any], wanted: ResultFilter) -> str | None:
-    """Which condition is looked for in every row, because no index knows it; None if none is."""
-    if wanted.record_id is not None:
-        return None
+def is_streamed(database: Database, job: Row[Any], wanted: ResultFilter) -> str | None:
+    """Why each row is looked at: the condition that no index knows; None if one leads to rows."""
+    with database.read() as connection:
+        if choose_source(connection, job, wanted) is not None:
+            return None
     if columns := undeclared(job, wanted):
         return f"column {columns[0]!r} has no index (submit --index-column {columns[0]})"
-    if wanted.search is not None and not job.full_text:
+    if wanted.search is not None:
         return "the words of this job have no index (submit --full-text)"
     return None
 

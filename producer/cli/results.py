@@ -127,7 +127,7 @@ def results(
     )
     with open_context() as context:
         row = context.job(job)
-        if reason := is_streamed(row, wanted):
+        if reason := is_streamed(context.database, row, wanted):
             say(f"note: {reason}; looking at every row")
         if search is not None and row.store_text != "full":
             kept = f"--store-text {row.store_text}"
@@ -171,11 +171,15 @@ def _pairs(where: Sequence[str]) -> dict[str, str]:
     """``country=DE`` as a column and its value; raises InvalidJobError."""
     from textmill.core.errors import InvalidJobError
 
-    pairs = {}
+    pairs: dict[str, str] = {}
     for given in where:
         column, equals, value = given.partition("=")
         if not equals or not column:
             raise InvalidJobError(f"--where {given!r}; expected COLUMN=VALUE, such as country=DE")
+        if column in pairs:
+            raise InvalidJobError(
+                f"--where names {column!r} twice, {pairs[column]!r} and {value!r}; a record has one"
+            )
         pairs[column] = value
     return pairs
 

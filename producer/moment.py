@@ -80,8 +80,7 @@ class Moment:
             return "queued"
         if job.device_seconds:
             return "measuring the rate"
-        loaded = any(job.model in worker.models for worker in summary.workers)
-        return "the first chunks are in work" if loaded else "loading the model"
+        return "the first chunks are in work" if summary.has_loaded else "loading the model"
 
     def _token_rates(self) -> list[str]:
         rate = self.pace.output_tokens_per_second

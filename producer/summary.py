@@ -73,6 +73,11 @@ class Summary:
         return int(self.job.done_records + self.job.error_records)
 
     @property
+    def has_loaded(self) -> bool:
+        """True if a worker has said that it holds the job's model."""
+        return any(self.job.model in worker.models for worker in self.workers)
+
+    @property
     def run_seconds(self) -> float | None:
         """From the first claim to the end; None while it runs."""
         if self.job.finished_at is None or self.job.started_at is None:

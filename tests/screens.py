@@ -12,7 +12,7 @@ from textmill.producer.terminal import cell_width
 
 _SEQUENCE = re.compile(r"\x1b\[(\??)(\d*(?:;\d+)*)([A-Za-z])")
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
-_CONTROL = re.compile("[\x00-\x09\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
 class Screen:
@@ -71,6 +71,9 @@ class Screen:
         if character == "\n":
             self._row += 1
             self._rows += [[] for _ in range(self._row + 1 - len(self._rows))]
+            return
+        if character == "\t":
+            self._column = min(self._column // 8 * 8 + 8, self.columns - 1)
             return
         assert not _CONTROL.match(character), f"a control character: {character!r}"
         cells = cell_width(character)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from textmill.core.jobs import ENDED
 from textmill.db.clock import read_clock
 from textmill.db.jobs import get_job
 from textmill.db.queries import LabelCount, count_errors, count_labels
@@ -42,7 +43,8 @@ class SummaryReader:
             job = get_job(connection, self._job_id)
             if job.done_records != self._done:
                 self._labels, self._done = count_labels(connection, self._job_id), job.done_records
-            if job.error_records != self._errors and time.monotonic() >= self._errors_due:
+            due = time.monotonic() >= self._errors_due or job.status in ENDED
+            if job.error_records != self._errors and due:
                 self._count_errors(connection, job.error_records)
             workers = live_workers(connection, job.queue)
             read_at = read_clock(connection)

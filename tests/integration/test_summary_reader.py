@@ -84,7 +84,7 @@ def test_many_new_errors_are_counted_seldom_and_their_number_is_right_at_once(
     database: Database, asked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(summary_reader, "ERROR_SECONDS", 3600.0)
-    job_id, chunks = _run(database, [0], [4, 5])
+    job_id, chunks = _run(database, [0], [4, 5], [])
     reader = SummaryReader(database, job_id)
     next(chunks)
     reader.read()
@@ -93,6 +93,8 @@ def test_many_new_errors_are_counted_seldom_and_their_number_is_right_at_once(
     assert summary.job.error_records == 3
     assert [records for _, records, _ in summary.errors] == [1]
     assert asked.count("errors") == 1
+    next(chunks)
+    assert [records for _, records, _ in reader.read().errors] == [3], "at the end both are right"
 
 
 def test_a_count_that_took_long_is_not_repeated_soon(
@@ -100,9 +102,10 @@ def test_a_count_that_took_long_is_not_repeated_soon(
 ) -> None:
     monkeypatch.setattr(summary_reader, "ERROR_SECONDS", 0.0)
     monkeypatch.setattr(summary_reader, "ERROR_TIMES", 10**9)
-    job_id, chunks = _run(database, [0], [4, 5])
+    job_id, chunks = _run(database, [0], [4, 5], [])
     reader = SummaryReader(database, job_id)
-    for _ in chunks:
+    for _ in range(2):
+        next(chunks)
         reader.read()
     assert asked.count("errors") == 1
 

@@ -90,11 +90,11 @@ def test_cut_leaves_the_spaces_that_align_a_row() -> None:
 
 
 def test_columns_of_a_table_are_aligned_by_cells() -> None:
-    rows = [["漢字", "1"], ["abc", "12,345"]]
+    rows = [["漢字漢字", "1"], ["abc", "12,345"]]
     assert table(["label", "records"], rows, right="records").splitlines() == [
-        "label  records",
-        "漢字         1",
-        "abc     12,345",
+        "label     records",
+        "漢字漢字        1",
+        "abc        12,345",
     ]
 
 

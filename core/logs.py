@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 
+from textmill.core.printable import printable_event
 from textmill.core.settings import Settings
 
 CHATTY = ("celery.worker.strategy", "celery.app.trace", "amqp", "kombu", "urllib3", "filelock")
@@ -69,6 +70,7 @@ def configure_logging(settings: Settings) -> None:
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info if debug else format_error,
+        printable_event,
     ]
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Float
+from sqlalchemy import Connection, Float, select
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
@@ -26,3 +26,8 @@ def _postgresql(element: now, compiler: Any, **kw: Any) -> str:
 def _sqlite(element: now, compiler: Any, **kw: Any) -> str:
     # unixepoch('subsec') is NULL before SQLite 3.42, which would make leases that never expire.
     return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+def read_clock(connection: Connection) -> float:
+    """The database's time now, for what is shown beside times that it wrote."""
+    return float(connection.scalar(select(now())) or 0.0)

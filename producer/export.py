@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import os
 import struct
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ import orjson
 from textmill.core.errors import InvalidJobError, ServiceUnavailableError
 from textmill.core.tasks import nearest
 from textmill.db.queries import Result
+from textmill.producer.terminal import data_output
 
 SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 COLUMNS = (
@@ -56,7 +56,7 @@ def write_results(
             f"format {kind!r} is unknown; expected {', '.join(WRITERS)}{nearest(kind, WRITERS)}"
         )
     if out is None:
-        return writer(sys.stdout, rows, extra_columns)
+        return writer(data_output(json=kind == "jsonl"), rows, extra_columns)
     with whole_file(out) as file:
         return writer(file, rows, extra_columns)
 

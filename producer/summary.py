@@ -4,27 +4,39 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textmill.core.jobs import ENDED, JobStatus, purge_day
+from textmill.core.printable import printable
+from textmill.db.clock import read_clock
 from textmill.db.jobs import get_job
 from textmill.db.queries import LabelCount, count_errors, count_labels, first_outputs
 from textmill.db.retry import has_retryable
 from textmill.db.workers import live_workers
-from textmill.producer.terminal import duration, number, share, shorten, table
+from textmill.producer.terminal import (
+    PIPED_COLUMNS,
+    cell_width,
+    duration,
+    number,
+    share,
+    shorten,
+    table,
+)
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Row
+    from sqlalchemy import Row
 
     from textmill.core.settings import Settings
     from textmill.db.session import Database
 
 SHOWN_LABELS = 20
 SHOWN_OUTPUTS = 3
-OUTPUT_WIDTH = 80
+LABEL_WIDTH = 40
 OPTION_WIDTH = 60
+ID_WIDTH = 20
+MIN_WIDTH = 12  # of a text, on however narrow a terminal
 EXIT_CODES = {
     JobStatus.COMPLETED: 0,
     JobStatus.COMPLETED_WITH_ERRORS: 3,
@@ -41,6 +53,7 @@ class Summary:
     labels: list[LabelCount]
     errors: list[tuple[str, int, str]]
     workers: list[Row[Any]]
+    read_at: float  # by the database's clock
     retryable: bool = False  # something of it can run again
     outputs: Sequence[tuple[str, str]] = ()  # record ids, and what the model wrote
 
@@ -58,6 +71,11 @@ class Summary:
     def processed(self) -> int:
         """Records that have their row."""
         return int(self.job.done_records + self.job.error_records)
+
+    @property
+    def has_loaded(self) -> bool:
+        """True if a worker has said that it holds the job's model."""
+        return any(self.job.model in worker.models for worker in self.workers)
 
     @property
     def run_seconds(self) -> float | None:
@@ -81,6 +99,8 @@ class Summary:
                 for code, records, example in self.errors
             ],
             "live_workers": len(self.workers),
+            "workers": [_worker_as_dict(worker) for worker in self.workers],
+            "read_at": self.read_at,
         }
 
 
@@ -90,28 +110,24 @@ def job_as_dict(job: Row[Any]) -> dict[str, Any]:
     return {str(name): value for name, value in job._mapping.items() if name != "input_hash"}
 
 
+def _worker_as_dict(worker: Row[Any]) -> dict[str, Any]:
+    shown = {name: getattr(worker, name) for name in ("id", "host", "device", "slots", "models")}
+    return shown | {"seconds_since_seen": worker.age}
+
+
 def summarize(database: Database, job_id: str) -> Summary:
     """Read all of the job's summary."""
     with database.read() as connection:
-        counts = _count(connection, job_id)
-        return replace(
-            counts,
-            errors=count_errors(connection, job_id) if counts.job.error_records else [],
+        job = get_job(connection, job_id)
+        return Summary(
+            job,
+            count_labels(connection, job_id),
+            count_errors(connection, job_id) if job.error_records else [],
+            live_workers(connection, job.queue),
+            read_clock(connection),
             retryable=has_retryable(connection, job_id),
             outputs=first_outputs(connection, job_id, SHOWN_OUTPUTS),
         )
-
-
-def summarize_counts(database: Database, job_id: str) -> Summary:
-    """What costs the same however many rows there are, for those who look again and again."""
-    with database.read() as connection:
-        return _count(connection, job_id)
-
-
-def _count(connection: Connection, job_id: str) -> Summary:
-    job = get_job(connection, job_id)
-    workers = live_workers(connection, job.queue)
-    return Summary(job, count_labels(connection, job_id), [], workers)
 
 
 def _options(params: dict[str, Any]) -> str:
@@ -121,12 +137,12 @@ def _options(params: dict[str, Any]) -> str:
     )
 
 
-def describe_job(summary: Summary, settings: Settings) -> str:
+def describe_job(summary: Summary, settings: Settings, columns: int = PIPED_COLUMNS) -> str:
     """Several lines for a person: what it is, how it went, what to type next."""
     job = summary.job
     parts = [headline(summary), ""]
     parts += [
-        f"  job       {job.id}  {job.name or ''}".rstrip(),
+        f"  job       {job.id}  {shorten(job.name or '', 200)}".rstrip(),
         f"  task      {job.task}",
         *([f"  options   {_options(job.params)}"] if job.params else []),
         f"  model     {job.model}" + (f" @ {job.revision}" if job.revision else ""),
@@ -139,8 +155,8 @@ def describe_job(summary: Summary, settings: Settings) -> str:
         parts.append(f"  reason    {job.error}")
     if job.purged_at is not None:
         parts.append(f"  purged    {purge_day(job.purged_at)}; texts, outputs and ids are gone")
-    parts += label_lines(summary) + output_lines(summary) + error_lines(summary) + [""]
-    parts += next_steps(summary, settings)
+    parts += label_lines(summary, columns) + output_lines(summary, columns)
+    parts += [*error_lines(summary, columns), "", *next_steps(summary, settings)]
     return "\n".join(parts)
 
 
@@ -161,38 +177,53 @@ def headline(summary: Summary) -> str:
     return line
 
 
-def label_lines(summary: Summary) -> list[str]:
+def label_lines(summary: Summary, columns: int = PIPED_COLUMNS) -> list[str]:
     """Counts by label, the most frequent first."""
     if not summary.labels:
         return []
-    total = summary.job.done_records
+    total, width = summary.job.done_records, _width(columns, "", "12,345,678", "100.0 %")
     rows = [
-        [shorten(count.label, 40), number(count.records), share(count.records, total)]
-        for count in summary.labels[:SHOWN_LABELS]
+        [
+            shorten(one.label, min(width, LABEL_WIDTH)),
+            number(one.records),
+            share(one.records, total),
+        ]
+        for one in summary.labels[:SHOWN_LABELS]
     ]
     lines = ["", *_indented(table(["label", "records", "share"], rows, right="records,share"))]
     if len(summary.labels) > SHOWN_LABELS:
-        lines.append(f"  … and {len(summary.labels) - SHOWN_LABELS} more labels")
+        lines.append(f"  … and {number(len(summary.labels) - SHOWN_LABELS)} more labels")
     return lines
 
 
-def output_lines(summary: Summary) -> list[str]:
+def output_lines(summary: Summary, columns: int = PIPED_COLUMNS) -> list[str]:
     """What the model wrote for the first records."""
     if not summary.outputs:
         return []
-    rows = [[name, shorten(text, OUTPUT_WIDTH)] for name, text in summary.outputs]
+    names = [shorten(name, ID_WIDTH) for name, _ in summary.outputs]
+    width = _width(columns, "", max(["record", *names], key=cell_width))
+    rows = [
+        [name, shorten(text, width)] for name, (_, text) in zip(names, summary.outputs, strict=True)
+    ]
     return ["", *_indented(table(["record", "output"], rows))]
 
 
-def error_lines(summary: Summary) -> list[str]:
+def error_lines(summary: Summary, columns: int = PIPED_COLUMNS) -> list[str]:
     """Errors by reason, with an example of each."""
     if not summary.errors:
         return []
+    codes = [shorten(code, LABEL_WIDTH) for code, _, _ in summary.errors]
+    width = _width(columns, "", max(["error", *codes], key=cell_width), "records")
     rows = [
-        [code, number(records), shorten(example or "", 60)]
-        for code, records, example in summary.errors
+        [code, number(records), shorten(example or "", width)]
+        for code, (_, records, example) in zip(codes, summary.errors, strict=True)
     ]
     return ["", *_indented(table(["error", "records", "for example"], rows, right="records"))]
+
+
+def _width(columns: int, *beside: str) -> int:
+    """How wide the texts of a table may be on a terminal, beside cells such as these."""
+    return max(MIN_WIDTH, columns - sum(cell_width(cell) + 2 for cell in beside))
 
 
 def _indented(text: str) -> list[str]:
@@ -211,25 +242,38 @@ def database_place(settings: Settings) -> str:
 
 def next_steps(summary: Summary, settings: Settings) -> list[str]:
     """The commands a person is likely to type next."""
-    job_id = summary.job.id
-    lines = [f"database  {database_place(settings)}"]
-    if not summary.ended:
-        lines.append(f"next      textmill watch {job_id}")
-        if not summary.workers:
-            lines.append(f"          textmill worker --queues {summary.job.queue}   (none is live)")
-        return lines
+    commands = _commands_after(summary) if summary.ended else _commands_until(summary)
+    heads = ["next", *[""] * len(commands)]
+    lines = [f"{head:<10}{command}" for head, command in zip(heads, commands, strict=False)]
+    return [f"database  {database_place(settings)}", *lines]
+
+
+def _commands_until(summary: Summary) -> list[str]:
+    job = summary.job
+    commands = [f"textmill watch {job.id}"]
+    if summary.status == JobStatus.PAUSED:
+        commands.insert(0, f"textmill resume {job.id}")
+    if not summary.workers:
+        commands.append(f"textmill worker --queues {job.queue}   (none is live)")
+    return commands
+
+
+def _commands_after(summary: Summary) -> list[str]:
+    job_id, commands = summary.job.id, []
     if summary.job.purged_at is not None:
-        return [*lines, f"next      textmill audits {job_id}"]
-    if summary.labels:
-        label = shlex.quote(summary.labels[-1].label)
-        lines.append(f"next      textmill results {job_id} --label {label} --min-score 0.9")
+        return [f"textmill audits {job_id}"]
+    # The rarest label is the one that people look for; one that cannot be typed is no example.
+    typable = [one.label for one in summary.labels if printable(one.label) == one.label]
+    if typable:
+        label = shlex.quote(typable[-1])
+        commands.append(f"textmill results {job_id} --label {label} --min-score 0.9")
     elif summary.job.params.get("openai_batch"):
         export = "--format openai-batch --out answers.jsonl"
-        lines.append(f"next      textmill results {job_id} {export}")
+        commands.append(f"textmill results {job_id} {export}")
     elif summary.job.done_records:
-        lines.append(f"next      textmill results {job_id}")
+        commands.append(f"textmill results {job_id}")
     if summary.job.error_records:
-        lines.append(f"          textmill results {job_id} --errors")
+        commands.append(f"textmill results {job_id} --errors")
     if summary.retryable:
-        lines.append(f"          textmill retry {job_id}")
-    return lines
+        commands.append(f"textmill retry {job_id}")
+    return commands

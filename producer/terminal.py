@@ -1,20 +1,32 @@
-"""How commands talk: data on stdout, everything else on stderr, numbers as people write them."""
+"""How commands talk: data on stdout, everything else on stderr, numbers as people write them.
+
+Everything that a command prints goes through here, and is neutralised on its way.
+"""
 
 from __future__ import annotations
 
-import re
+import os
 import sys
 import time
+import unicodedata
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, TextIO
 
-# Other people's texts may hold what moves the cursor, turns the line round, or is no character.
-UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+from textmill.core.printable import printable, printable_json
+
+DUMB = ("", "dumb", "unknown")  # values of TERM for what cannot move its cursor
+PIPED_COLUMNS = 100  # as wide as a table is where nobody can say how wide the terminal is
+LEFT_TO_RIGHT = "\u200e"  # a mark of no width
 
 
 def say(message: str = "") -> None:
     """One line for the person, on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    print(printable(message), file=sys.stderr, flush=True)
+
+
+def tell(answer: str) -> None:
+    """What the person asked for, on stdout."""
+    print(printable(answer))
 
 
 def emit_json(value: Any) -> None:
@@ -22,8 +34,54 @@ def emit_json(value: Any) -> None:
     import orjson
 
     options = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_DATACLASS
-    sys.stdout.write(orjson.dumps(value, option=options).decode())
+    sys.stdout.write(printable_json(orjson.dumps(value, option=options).decode()))
     sys.stdout.flush()
+
+
+class _Shown:
+    """Stdout for exported rows on a terminal; JSON stays equal, other formats are neutralised."""
+
+    def __init__(self, file: TextIO, *, json: bool) -> None:
+        self._file = file
+        self._clean = printable_json if json else printable
+
+    def write(self, text: str) -> int:
+        return self._file.write(self._clean(text))
+
+
+def data_output(*, json: bool) -> Any:
+    """Where exported rows go without --out: untouched into a pipe or a file."""
+    return _Shown(sys.stdout, json=json) if sys.stdout.isatty() else sys.stdout
+
+
+def can_repaint(file: TextIO) -> bool:
+    """True for a terminal that can write over what it shows."""
+    return file.isatty() and os.environ.get("TERM", "") not in DUMB
+
+
+def terminal_columns(file: TextIO | None = None) -> int:
+    """How wide stdout's terminal (or another) is now; ``COLUMNS`` says it where there is none."""
+    try:
+        columns = os.get_terminal_size((file or sys.stdout).fileno()).columns
+    except (OSError, ValueError):
+        columns = 0
+    given = os.environ.get("COLUMNS", "")
+    return columns or (int(given) if given.isdigit() else 0) or PIPED_COLUMNS
+
+
+def cell_width(text: str) -> int:
+    """How many cells of a terminal a text takes: two for 漢, none for a combining mark."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+def pad(text: str, width: int, *, right: bool = False) -> str:
+    """The text filled with spaces to so many cells; ``right`` aligns it there."""
+    spaces = " " * max(0, width - cell_width(text))
+    return spaces + text if right else text + spaces
 
 
 def table(
@@ -32,12 +90,13 @@ def table(
     """Plain aligned columns; ``right`` names the headers whose cells align right, also by comma."""
     to_right = set(right.split(",") if isinstance(right, str) else right)
     widths = [
-        max([len(header), *(len(row[at]) for row in rows)]) for at, header in enumerate(headers)
+        max([cell_width(header), *(cell_width(row[at]) for row in rows)])
+        for at, header in enumerate(headers)
     ]
 
     def line(cells: Sequence[str]) -> str:
         aligned = (
-            cell.rjust(width) if header in to_right else cell.ljust(width)
+            pad(cell, width, right=header in to_right)
             for cell, width, header in zip(cells, widths, headers, strict=True)
         )
         return "  ".join(aligned).rstrip()
@@ -74,12 +133,47 @@ def duration(seconds: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
+def roughly(seconds: float) -> str:
+    """A duration that changes seldom while one looks: ``42 s``, ``3 min 20 s``, ``42 min``."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 600:
+        minutes, rest = divmod(round(seconds, -1), 60)
+        return f"{minutes:.0f} min {rest:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return plural(round(minutes / 1440), "day")
+
+
 def ago(timestamp: float | None) -> str:
     """How long ago a moment was, by this machine's clock; for people only."""
     return "–" if timestamp is None else f"{duration(max(0.0, time.time() - timestamp))} ago"
 
 
 def shorten(text: str, width: int) -> str:
-    """One line of at most ``width`` characters."""
-    line = UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", " ".join(text.split()))
-    return line if len(line) <= width else line[: max(1, width - 1)] + "…"
+    """One line of at most ``width`` cells, neutralised.
+
+    A text written from right to left ends in a mark, or it would reverse the columns behind it.
+    """
+    head = text.lstrip()[: 50 * width + 200]  # texts may have megabytes
+    line = printable(" ".join(head.split()))
+    line = cut(line, width) if len(head) == len(text.lstrip()) else cut(line + "…", width)
+    return line + LEFT_TO_RIGHT if _runs_left(line) else line
+
+
+def cut(text: str, width: int) -> str:
+    """The text's beginning, at most so many cells of it; an ellipsis says that there was more."""
+    if cell_width(text) <= width:
+        return text
+    from rich.cells import split_text
+
+    return split_text(text, max(0, width - 1))[0].rstrip() + "…"
+
+
+def _runs_left(line: str) -> bool:
+    return not line.isascii() and any(
+        unicodedata.bidirectional(character) in ("R", "AL", "AN") for character in line
+    )

@@ -93,7 +93,8 @@ def _reason_of_chunks(summary: Summary, found: Standstill) -> Reason | None:
         tries = f"{found.failures} of {MAX_FAILURES} times"
         return Reason("failure", f"a chunk of it failed {tries}, and is tried again{why}")
     if found.running:
-        loading = "" if summary.processed else "the model is being loaded, or "
+        ready = summary.processed or summary.has_loaded
+        loading = "" if ready else "the model is being loaded, or "
         busy = f"for {plural(found.running, 'chunk')} in work"
         return Reason("work", f"{busy}: {loading}their texts take long")
     if found.orphaned:

@@ -9,6 +9,7 @@ import sys
 from textmill.core.embedded import EmbeddedServices
 from textmill.core.errors import TextmillError
 from textmill.core.logs import configure_logging
+from textmill.core.printable import printable
 from textmill.core.settings import load_settings
 from textmill.core.tasks import load_plugins
 from textmill.workers.lifeline import at_end_of_input
@@ -42,7 +43,7 @@ def main() -> int:
                 at_end_of_input(supervisor.request_stop)
             return supervisor.run()
     except TextmillError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return error.exit_code
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from textmill.producer.terminal import say
+from textmill.producer.terminal import say, tell
 
 app = typer.Typer(help="The database's schema.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -47,7 +47,7 @@ def current() -> None:
         revision = schema.current_revision(database)
     finally:
         database.close()
-    print(revision or "none")
+    tell(revision or "none")
     if revision != schema.HEAD:
         say(f"this version needs schema {schema.HEAD}: run `textmill db upgrade`")
         raise typer.Exit(1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from textmill.producer.cli import options as o
-from textmill.producer.terminal import emit_json
+from textmill.producer.terminal import emit_json, tell
 
 
 def doctor(json: o.Json = False) -> None:
@@ -24,5 +24,5 @@ def doctor(json: o.Json = False) -> None:
     else:
         for finding in findings:
             head = f"{'ok   ' if finding.ok else 'WRONG'}  {finding.subject:<12}  "
-            print(head + finding.found.replace("\n", "\n" + " " * len(head)))
+            tell(head + finding.found.replace("\n", "\n" + " " * len(head)))
     raise typer.Exit(0 if all(finding.ok for finding in findings) else 1)

@@ -8,10 +8,22 @@ import typer
 
 from textmill.producer.cli import options as o
 from textmill.producer.cli.context import Context, open_context
-from textmill.producer.terminal import ago, emit_json, number, say, share, table
+from textmill.producer.terminal import (
+    ago,
+    emit_json,
+    number,
+    say,
+    share,
+    shorten,
+    table,
+    tell,
+    terminal_columns,
+)
 
 Count = Annotated[int, typer.Option("--limit", help="How many, the latest first.", min=1)]
 All = Annotated[bool, typer.Option("--all", help="Every record, not only the errors.")]
+NAME_WIDTH = 40
+
 Status = Annotated[str | None, typer.Option(help="Only jobs of this status.", show_default=False)]
 
 
@@ -42,7 +54,7 @@ def list_jobs(limit: Count = 20, status: Status = None, json: o.Json = False) ->
         elif not found:
             say("no jobs yet; submit one with `textmill submit` or `textmill run`")
         else:
-            print(_job_table(found))
+            tell(_job_table(found))
 
 
 def _job_table(found: Any) -> str:
@@ -55,7 +67,7 @@ def _job_table(found: Any) -> str:
             share(job.done_records + job.error_records, job.total_records),
             number(job.error_records),
             job.task,
-            job.name or "",
+            shorten(job.name or "", NAME_WIDTH),
             ago(job.created_at),
         ]
         for job in found
@@ -78,7 +90,7 @@ def show(job: o.JobRef, json: o.Json = False) -> None:
         if json:
             emit_json(summary.as_dict())
         else:
-            print(describe_job(summary, context.settings))
+            tell(describe_job(summary, context.settings, terminal_columns()))
 
 
 def _report(context: Context, job_id: str, done: str, json: bool) -> None:

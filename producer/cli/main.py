@@ -5,6 +5,7 @@ Command modules import what they need when they run, so that ``textmill --help``
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -73,6 +74,8 @@ app.add_typer(database.app, name="db")
 
 def main() -> None:
     """Entry of the console script."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what it cannot show is no reason for a traceback
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except TextmillError as error:

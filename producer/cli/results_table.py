@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterable
 
 from textmill.db.queries import Result
-from textmill.producer.terminal import plural, say, shorten, table
+from textmill.producer.terminal import (
+    cell_width,
+    plural,
+    say,
+    shorten,
+    table,
+    tell,
+    terminal_columns,
+)
 
 VECTOR_BYTES = 4  # float32
 GAP = 2  # between columns
@@ -19,21 +26,21 @@ def print_results(rows: Iterable[Result]) -> int:
     if not found:
         say("no rows match")
         return 0
-    columns = {name: [cell(row) for row in found] for name, cell in COLUMNS.items()}
+    free = terminal_columns()
+    columns = {name: [shorten(cell(row), free) for row in found] for name, cell in COLUMNS.items()}
     filled = {name: cells for name, cells in columns.items() if any(cells)}
-    free = shutil.get_terminal_size((100, 24)).columns
     free -= sum(_width(name, cells) for name, cells in filled.items() if name not in LONG)
     long = sorted(LONG & filled.keys(), key=lambda name: _width(name, filled[name]))
     for at, name in enumerate(long):  # what a narrow one does not need is left to the next
         width = max(MIN_WIDTH, free // (len(long) - at) - GAP)
         filled[name] = [shorten(cell, width) for cell in filled[name]]
         free -= _width(name, filled[name])
-    print(table(list(filled), list(zip(*filled.values(), strict=True)), right="score"))
+    tell(table(list(filled), list(zip(*filled.values(), strict=True)), right="score"))
     return len(found)
 
 
 def _width(name: str, cells: list[str]) -> int:
-    return max(len(cell) for cell in [name, *cells]) + GAP
+    return max(cell_width(cell) for cell in [name, *cells]) + GAP
 
 
 def _what_was_read(row: Result) -> str:

@@ -21,7 +21,7 @@ from textmill.producer.cli.worker import (
     worker_command,
     worker_log,
 )
-from textmill.producer.terminal import emit_json, plural, say
+from textmill.producer.terminal import emit_json, plural, say, tell, terminal_columns
 
 if TYPE_CHECKING:
     from textmill.producer.summary import Summary
@@ -182,6 +182,7 @@ def _watch(
             context.database,
             job_id,
             settings=context.settings,
+            hint=f"Ctrl-C stops it; textmill run --resume {job_id} goes on",
             starting="starting a worker" if started else None,
             stopped=worker_ended,
         )
@@ -196,5 +197,5 @@ def _watch(
             f"The worker's log: {worker_log(context.settings)}"
         )
     if not json:
-        print(describe_job(summary, context.settings))
+        tell(describe_job(summary, context.settings, terminal_columns()))
     return summary

@@ -12,7 +12,7 @@ import typer
 
 from textmill.producer.cli import options as o
 from textmill.producer.cli.context import Context, open_context
-from textmill.producer.terminal import emit_json, number, say, shorten
+from textmill.producer.terminal import can_repaint, emit_json, number, say, shorten, tell
 
 if TYPE_CHECKING:
     from textmill.core.jobs import JobSpec
@@ -90,7 +90,7 @@ def submit(
         if json:
             emit_json(submitted)
         else:
-            print(submitted.job_id)
+            tell(submitted.job_id)
 
 
 def make_submission(**given: Any) -> Submission:
@@ -227,13 +227,15 @@ class _LoadProgress:
     """A counter on a terminal while the input is loaded; silence elsewhere."""
 
     def __call__(self, records: int) -> None:
-        if sys.stderr.isatty():
-            print(f"\rloading {number(records)} records", end="", file=sys.stderr, flush=True)
+        if can_repaint(sys.stderr):
+            sys.stderr.write(f"\rloading {number(records)} records")
+            sys.stderr.flush()
 
     @staticmethod
     def clear() -> None:
-        if sys.stderr.isatty():
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
+        if can_repaint(sys.stderr):
+            sys.stderr.write("\r\033[K")
+            sys.stderr.flush()
 
 
 def warn_if_waiting(context: Context, submission: Submission, submitted: Submitted) -> None:

@@ -8,7 +8,7 @@ import typer
 
 from textmill.producer.cli import options as o
 from textmill.producer.cli.task_options import option_name
-from textmill.producer.terminal import emit_json, table
+from textmill.producer.terminal import emit_json, table, tell
 
 Name = Annotated[str | None, typer.Argument(metavar="TASK", show_default=False)]
 
@@ -29,14 +29,14 @@ def tasks(name: Name = None, json: o.Json = False) -> None:
     if json:
         emit_json([_as_dict(task) for task in chosen])
     elif name:
-        print(f"{chosen[0].name}: {chosen[0].description}\n")
+        tell(f"{chosen[0].name}: {chosen[0].description}\n")
         rows = [[row["option"], row["default"], row["meaning"]] for row in _options(chosen[0])]
-        print(table(["option", "default", "meaning"], rows) if rows else "no options")
+        tell(table(["option", "default", "meaning"], rows) if rows else "no options")
         if own := _own_columns(chosen[0]):
-            print(f"\na column with each record's own value: {', '.join(own)}")
+            tell(f"\na column with each record's own value: {', '.join(own)}")
     else:
-        print(table(["task", "does"], [[task.name, task.description] for task in chosen]))
-        print("\n`textmill tasks TASK` lists the options of one")
+        tell(table(["task", "does"], [[task.name, task.description] for task in chosen]))
+        tell("\n`textmill tasks TASK` lists the options of one")
 
 
 def _as_dict(task: Any) -> dict[str, Any]:

@@ -1,13 +1,26 @@
-"""``textmill watch`` while nothing moves: it says why, once, and goes on when it can."""
+"""``textmill watch``: why nothing moves, errors while it runs, and each field of its JSON."""
 
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
+from collections.abc import Iterator
+from typing import Any
 
 from ..servers import ValkeyServer, wait_until
-from .conftest import FAKE, Shell
+from .conftest import FAKE, ROOT, Shell, assert_user_error
+
+FIELD = re.compile(r"^\| `([\w\[\].]+)` \| ([\w ]+) \| .+ \|$", flags=re.MULTILINE)
+TYPES: dict[str, tuple[type, ...]] = {
+    "text": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "object": (dict,),
+    "list": (list,),
+    "null": (type(None),),
+}
 
 
 def _watch(shell: Shell, job: str, *options: str) -> subprocess.Popen[str]:
@@ -62,3 +75,84 @@ def test_ctrl_c_ends_a_watch_that_waits(shell: Shell) -> None:
     shell.wait_for_log(f"waiting: the job is paused; `textmill resume {job}`", "watch.log")
     watching.send_signal(signal.SIGINT)
     assert watching.wait(60) == 0
+
+
+def _fields(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Each field with its value; ``errors[].code`` for those of objects in a list."""
+    for name, content in value.items():
+        yield prefix + name, content
+        for one in content if isinstance(content, list) else []:
+            if isinstance(one, dict):
+                yield from _fields(one, f"{prefix}{name}[].")
+
+
+def test_json_tells_errors_while_the_job_runs_in_the_fields_that_are_documented(
+    shell: Shell,
+) -> None:
+    gate = shell.folder / "gate"
+    texts = ["ham", "spam", *["error"] * 8, f"wait {gate}"]
+    shell.start_worker("--slots", "1")
+    job = shell.submit(shell.write("texts.txt", "\n".join(texts)), *FAKE)
+    watching = _watch(shell, job, "--json")
+    shell.wait_for_log('"code":"runner_error"', "watch.log")
+    gate.touch()
+    assert watching.wait(60) == 3
+    lines = [json.loads(line) for line in shell.log("watch.log").splitlines()]
+
+    running = next(line for line in lines if line["errors"])
+    assert running["status"] == "running"
+    (reason,) = running["errors"]
+    assert (reason["code"], reason["records"]) == ("runner_error", 8)
+    assert "the text asked for an error" in reason["example"]
+    assert [line["status"] for line in lines].count("completed_with_errors") == 1
+    assert lines[-1]["labels"] == {"H": 1, "S": 1, "W": 1}
+
+    page = (ROOT / "docs" / "watching.md").read_text()
+    documented = dict(FIELD.findall(page))
+    shown = json.loads(page.split("```json\n")[1].split("\n```")[0])
+    for line in [*lines, shown]:
+        found = dict(_fields(line))
+        nested = {name for name in documented if "[]" in name and not line[name.split("[")[0]]}
+        assert found.keys() == documented.keys() - nested
+        for name, value in found.items():
+            types = [one for word in documented[name].split(" or ") for one in TYPES[word]]
+            assert type(value) in types, (name, value, documented[name])
+
+
+def test_an_interval_is_the_least_time_between_two_lines(shell: Shell) -> None:
+    lines = [f"slow 0.1 {n}" for n in range(60)]
+    shell.start_worker()
+    job = shell.submit(shell.write("texts.txt", "\n".join(lines)), *FAKE)
+    progress = shell.run("watch", job, "--interval", "3600").stderr
+    counts = [line for line in progress.splitlines() if " of 60 (" in line]
+    assert len(counts) == 2, "the first and the last"
+    told = shell.run("watch", job, "--interval", "3600").stderr
+    assert told == "", "a job that has ended has its summary only"
+    again = shell.submit(shell.write("more.txt", "\n".join(lines)), *FAKE)
+    done = shell.run("watch", again, "--json", "--interval", "3600")
+    assert len(done.stdout.splitlines()) == 2, "the first and the last"
+    assert_user_error(shell.run("watch", job, "--interval", "-1"), "--interval")
+
+
+def test_a_job_that_has_ended_is_told_with_what_to_do_next(shell: Shell) -> None:
+    shell.start_worker()
+    job = shell.submit(shell.write("texts.txt", "ham\nham\nspam\nerror\n"), *FAKE)
+    assert shell.run("watch", job).returncode == 3
+    done = shell.run("watch", job)
+    assert (done.returncode, done.stderr) == (3, "")
+    assert done.stdout.startswith("completed with errors: 4 of 4 records in ")
+    assert done.stdout.endswith(
+        f"next      textmill results {job} --label S --min-score 0.9\n"
+        f"          textmill results {job} --errors\n"
+        f"          textmill retry {job}\n"
+    )
+    held = shell.submit(shell.folder / "texts.txt", *FAKE, "--queue", "nobody")
+    assert shell.run("pause", held).returncode == 0
+    paused = shell.run("show", "last").stdout
+    assert re.search(r"next      textmill resume \w+\n          textmill watch \w+\n", paused), (
+        paused
+    )
+    assert shell.run("cancel", "last").returncode == 0
+    done = shell.run("watch", "last")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "next" not in done.stdout, "there is nothing to look at"

@@ -1,8 +1,8 @@
 """A task without a model, loaded by workers through TEXTMILL_PLUGINS: its texts say what happens.
 
-``error`` raises in the runner, ``crash`` kills the process, ``exit`` ends it as native code may,
-``lose`` loses the device, ``slow 0.5 …`` takes half a second, ``wait PATH`` lasts until the file
-PATH exists; any other text is answered in upper case.
+``error`` raises in the runner, ``blame …`` too and says the text, ``crash`` kills the process,
+``exit`` ends it as native code may, ``lose`` loses the device, ``slow 0.5 …`` takes half a second,
+``wait PATH`` lasts until the file PATH exists; any other text is answered in upper case.
 """
 
 from __future__ import annotations
@@ -65,6 +65,8 @@ def _answer(text: str) -> str:
     word, _, rest = text.partition(" ")
     if word == "error":
         raise ValueError("the text asked for an error")
+    if word == "blame":
+        raise ValueError(rest)
     if word == "crash":
         os.kill(os.getpid(), signal.SIGKILL)
     if word == "exit":

@@ -1,9 +1,11 @@
-"""Log lines of workers: kombu's traceback about an acknowledgement becomes one line."""
+"""Log lines of workers: one line of kombu's traceback, and nothing that controls a terminal."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+
+from ..screens import Screen
 
 SCRIPT = """
 from celery.worker import request
@@ -30,6 +32,16 @@ try:
 except ValueError:
     request.logger.critical("Couldn't reject %r, reason: %r", 1, "x", exc_info=True)
 """
+HOSTILE = r"""
+import logging
+import structlog
+structlog.get_logger("textmill").warning("chunk \x1b[2J", reason="\x9b31m")
+logging.getLogger("elsewhere").error("model %s", "\x1b]0;title\x07")
+try:
+    raise ValueError("\x1b[31m")
+except ValueError:
+    logging.getLogger("elsewhere").exception("failed")
+"""
 
 
 def _log(what_happens: str) -> str:
@@ -51,3 +63,10 @@ def test_other_errors_of_that_logger_keep_their_traceback() -> None:
     text = _log(ANOTHER_ERROR)
     assert "[critical" in text
     assert "Traceback" in text
+
+
+def test_no_text_in_a_log_controls_the_terminal() -> None:
+    text = _log(HOSTILE)
+    Screen(columns=200).feed(text)  # it fails at a control character
+    for shown in (r"chunk \x1b[2J", r"\x9b31m", r"model \x1b]0;title\x07", r"ValueError: \x1b[31m"):
+        assert shown in text, text

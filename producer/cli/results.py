@@ -128,9 +128,7 @@ def results(
         if reason := is_streamed(row, wanted):
             say(f"note: {reason}; looking at every row")
         if search is not None and row.store_text != "full":
-            say(
-                f"note: only outputs are searched, no texts are kept (--store-text {row.store_text})"
-            )
+            say(f"note: only outputs are searched: the job has --store-text {row.store_text}")
         if kind == "table":
             _show(context, row, wanted, limit)
             return

@@ -154,6 +154,7 @@ def lock_ended(connection: Connection, job: Row[Any]) -> None:
     """
     held = (
         jobs.c.id == job.id,
+        jobs.c.status.in_([status.value for status in ENDED]),
         jobs.c.finished_at == job.finished_at,
         jobs.c.purged_at.is_(None),
     )

@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, func, literal, select, text
 from sqlalchemy.exc import DBAPIError
 
 from textmill.core.errors import ServiceUnavailableError
+from textmill.db.models import metadata, words_metadata
 from textmill.db.session import Database, explain
 
 TABLES = (
@@ -27,6 +28,7 @@ TABLES = (
     "chunks",
     "jobs",
 )
+CLEARS_SAMPLES = (18,)  # the first version that has a function for it
 STATISTICS = "pg_catalog.pg_statistic"  # samples of the columns' values
 LOCK_SECONDS = 2  # who waits for such a lock holds up all that come later: so never for long
 PAUSE_SECONDS = 1.0
@@ -56,6 +58,7 @@ def vacuum(database: Database, patience_seconds: float, on_wait: Callable[[str],
         with _own_connection(database) as connection:
             refused = _collect_refusals(connection)
             _let_older_end(connection, deadline, on_wait)
+            _forget_samples(connection)
             for table in TABLES:
                 _rewrite(connection, f"(FULL, ANALYZE) {table}", deadline, on_wait)
             _rewrite(connection, f"(FULL) {STATISTICS}", deadline, on_wait)
@@ -107,6 +110,19 @@ def _let_older_end(connection: Connection, deadline: float, on_wait: Callable[[s
             on_wait(f"older transactions to end: {', '.join(older)}")
             told = True
         _pause(deadline, f"older transactions to end: {', '.join(older)}")
+
+
+def _forget_samples(connection: Connection) -> None:
+    """What was sampled of a table stays, though it is analyzed, while the table has no rows."""
+    version: Any = connection.dialect.server_version_info
+    if version < CLEARS_SAMPLES:
+        return
+    tables = {**metadata.tables, **words_metadata.tables}
+    for name in TABLES:
+        for column in tables[name].columns:
+            schema, inherited = func.current_schema(), literal(False)
+            clear = func.pg_clear_attribute_stats(schema, name, column.name, inherited)
+            connection.execute(select(clear))
 
 
 def _rewrite(

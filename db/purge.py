@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, Table, delete, exists, func, null, or_, select, update
+from sqlalchemy import Connection, Row, Table, delete, func, null, or_, select, update
 
 from textmill.core.errors import JobConflictError
 from textmill.core.jobs import ENDED, ChunkStatus, JobStatus, refusal
@@ -66,12 +66,12 @@ def find_old(connection: Connection, seconds: float) -> list[Purgeable]:
 
 def _rows_left() -> Any:
     own = (results.c.job_id == jobs.c.id, results.c.record_id > PURGED_ID)
-    return exists().where(*own)
+    return select(results.c.job_id).where(*own).correlate(jobs).exists()
 
 
 def _payloads_left() -> Any:
-    of_job = select(chunks.c.id).where(chunks.c.job_id == jobs.c.id)
-    return exists().where(payloads.c.chunk_id.in_(of_job))
+    own = (chunks.c.job_id == jobs.c.id, payloads.c.chunk_id == chunks.c.id)
+    return select(payloads.c.chunk_id).where(*own).correlate(jobs).exists()
 
 
 def count_left(connection: Connection, job: Row[Any]) -> int:
@@ -201,6 +201,7 @@ def _blank_rows(database: Database, job: Row[Any], audit_id: int, report: Report
 
 def _are_there(connection: Connection, job_id: str, rows: Sequence[Row[Any]]) -> bool:
     """Whether no other purge had them first: what finds a row may be removed once only."""
+    connection.execute(select(jobs.c.id).where(jobs.c.id == job_id).with_for_update())
     first, last = rows[0].record_index, rows[-1].record_index
     own = (results.c.job_id == job_id, results.c.record_index.between(first, last))
     unpurged = select(func.count()).where(*own, results.c.record_id != PURGED_ID)

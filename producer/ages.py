@@ -7,7 +7,7 @@ import re
 from textmill.core.errors import InvalidJobError
 
 UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
-AGE = re.compile(r"(\d{1,6})([mhdw])")
+AGE = re.compile(r"([0-9]{1,6})([mhdw])")
 
 
 def parse_age(given: str) -> float:

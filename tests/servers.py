@@ -221,6 +221,11 @@ class PostgresServer:
         return self._folder / "server.log"
 
     @property
+    def folder(self) -> Path:
+        """Where all its files are."""
+        return self._folder
+
+    @property
     def pid(self) -> int:
         assert self._process is not None, "the server was not started"
         return self._process.pid

@@ -130,8 +130,7 @@ def results(
         if reason := is_streamed(context.database, row, wanted):
             say(f"note: {reason}; looking at every row")
         if search is not None and row.store_text != "full":
-            kept = f"--store-text {row.store_text}"
-            say(f"note: only outputs are searched, no texts are kept ({kept})")
+            say(f"note: only outputs are searched: the job has --store-text {row.store_text}")
         if kind == "table":
             _show(context, row, wanted, limit)
             return

@@ -25,7 +25,8 @@ def _commands() -> list[list[str]]:
 def test_the_commands_are_those_of_the_design() -> None:
     names = {words[0] for words in _commands()}
     jobs = {"run", "submit", "jobs", "show", "watch", "results", "cancel", "pause", "resume"}
-    assert names == jobs | {"retry", "worker", "up", "sweep", "db", "doctor", "tasks", "sql"}
+    others = {"retry", "worker", "up", "sweep", "db", "doctor", "tasks", "sql"}
+    assert names == jobs | others | {"purge", "redact", "audits"}
 
 
 @pytest.mark.parametrize("words", _commands(), ids=" ".join)

@@ -1,0 +1,155 @@
+"""Result rows as columns: pages by key, as Arrow record batches, for whoever moves many of them.
+
+A row becomes no Python object of ours on this way. A page is one short read that ends before the
+page is handed on: at most PAGE_ROWS rows, and not much over ``raw_rows.PAGE_BYTES``. Which rows are
+wanted comes as a ``Select`` with its conditions; what becomes of the columns is the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+from sqlalchemy import (
+    ColumnElement,
+    Row,
+    Select,
+    Text,
+    and_,
+    cast,
+    func,
+    literal,
+    or_,
+    select,
+    type_coerce,
+)
+
+from textmill.db.columns import JSON_TEXTS, NUMBERS, array_of, pick_texts, texts_of
+from textmill.db.models import results
+from textmill.db.queries import ResultFilter, _filtered
+from textmill.db.raw_rows import RawReader
+from textmill.db.session import Database
+
+PAGE_ROWS = 4000
+
+Order = Literal["input", "fastest", "score"]
+
+
+def iter_batches(
+    database: Database,
+    job: Row[Any],
+    query: Select[Any] | None = None,
+    *,
+    columns: Sequence[str],
+    extra: Sequence[str] = (),
+    order: Order = "input",
+    limit: int | None = None,
+    page_rows: int = PAGE_ROWS,
+) -> Iterator[Any]:
+    """The job's rows as ``pyarrow.RecordBatch``es, read page by page.
+
+    ``query`` is a Select from ``results`` of which the conditions count, not the columns and the
+    order; None: all rows of the job. ``columns`` are names of columns of ``results``, ``extra`` of
+    the input's own columns; a batch has the former, then the latter, of the types that
+    ``columns.field_type`` gives. "score" is the highest first, and leaves out rows without one;
+    "fastest" is what the database reads with the least work, which is the order of the key.
+    """
+    if query is None:
+        query = select(results.c.record_index).where(results.c.job_id == job.id)
+    if order == "score":
+        query = query.where(results.c.score.is_not(None))
+    reader = BatchReader(database, columns, extra)
+    page, left = query, limit
+    while left is None or left > 0:
+        size = page_rows if left is None else min(page_rows, left)
+        batch, complete = reader.read(page.order_by(None).order_by(*_sorted_by(order)).limit(size))
+        if batch.num_rows:
+            yield batch
+        if complete and batch.num_rows < size:
+            return
+        page = query.where(_after(order, *reader.last_place))
+        left = None if left is None else left - batch.num_rows
+
+
+def iter_matching(
+    database: Database,
+    job: Row[Any],
+    wanted: ResultFilter,
+    columns: Sequence[str],
+    extra: Sequence[str] = (),
+) -> Iterator[Any]:
+    """The rows that a filter wants, in its order, as ``iter_batches`` gives them."""
+    return iter_batches(
+        database,
+        job,
+        _filtered(job, wanted, sqlite=database.is_sqlite),
+        columns=columns,
+        extra=extra,
+        order=wanted.order,
+        limit=wanted.limit,
+    )
+
+
+class BatchReader:
+    """Reads pages of the same columns one after another, each by a query of its own.
+
+    After a page that has rows, ``last_place`` is index and score of its last one.
+    """
+
+    def __init__(
+        self, database: Database, columns: Sequence[str], extra: Sequence[str] = ()
+    ) -> None:
+        self._columns = list(columns)
+        self._extra = list(extra)
+        self._sqlite = database.is_sqlite
+        selected = [self._stored(name) for name in self._columns] + self._extra_cells()
+        sized = [at for at, column in enumerate(selected) if column.key not in NUMBERS]
+        selected += [results.c.record_index, results.c.score]
+        self._selected = [column.label(f"c{at}") for at, column in enumerate(selected)]
+        self._rows = RawReader(database, len(selected), sized)
+        self.last_place: tuple[int, float | None] = (-1, None)
+
+    def read(self, query: Select[Any]) -> tuple[Any, bool]:
+        """The rows of the query, whose columns are replaced, as a record batch.
+
+        False beside it where they were too much for one page: further rows follow the last one.
+        """
+        import pyarrow as pa
+
+        wanted = query.with_only_columns(*self._selected, maintain_column_froms=True)
+        cells, complete = self._rows.read(wanted)
+        if cells[-1]:
+            self.last_place = (cells[-2][-1], cells[-1][-1])
+        own = len(self._columns)
+        arrays = list(map(array_of, self._columns, cells[:own]))
+        if self._sqlite and self._extra:
+            arrays += pick_texts(cells[own], self._extra)
+        else:
+            arrays += map(texts_of, cells[own:-2])
+        return pa.RecordBatch.from_arrays(arrays, names=[*self._columns, *self._extra]), complete
+
+    def _stored(self, name: str) -> ColumnElement[Any]:
+        column = results.c[name]
+        if name not in JSON_TEXTS:
+            return column
+        return type_coerce(column, Text) if self._sqlite else cast(column, Text)
+
+    def _extra_cells(self) -> list[ColumnElement[Any]]:
+        """Whole objects on SQLite, which would parse each again for every column asked for."""
+        if self._sqlite:
+            return [self._stored("extra")] if self._extra else []
+        column = results.c.extra
+        return [func.jsonb_extract_path_text(column, literal(name, Text)) for name in self._extra]
+
+
+def _sorted_by(order: Order) -> list[ColumnElement[Any]]:
+    index = results.c.record_index
+    return [results.c.score.desc(), index] if order == "score" else [index]
+
+
+def _after(order: Order, index: int, score: float | None) -> ColumnElement[bool]:
+    """The rows behind this one; the first condition is one that an index can begin at."""
+    behind = results.c.record_index > index
+    if order != "score":
+        return behind
+    return and_(results.c.score <= score, or_(results.c.score < score, behind))

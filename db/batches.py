@@ -15,7 +15,6 @@ from sqlalchemy import (
     Row,
     Select,
     Text,
-    and_,
     cast,
     func,
     literal,
@@ -31,6 +30,7 @@ from textmill.db.raw_rows import RawReader
 from textmill.db.session import Database
 
 PAGE_ROWS = 4000
+WIDER = 4  # times, is a window of indexes
 
 Order = Literal["input", "fastest", "score"]
 
@@ -56,18 +56,56 @@ def iter_batches(
     """
     if query is None:
         query = select(results.c.record_index).where(results.c.job_id == job.id)
-    if order == "score":
-        query = query.where(results.c.score.is_not(None))
     reader = BatchReader(database, columns, extra)
+    if order == "score":
+        return _by_score(reader, query, limit, page_rows)
+    return _by_index(reader, query, job.id, limit, page_rows)
+
+
+def _by_index(
+    reader: BatchReader, query: Select[Any], job_id: str, limit: int | None, page_rows: int
+) -> Iterator[Any]:
+    """Windows of indexes: PostgreSQL, while it knows little of a job, sorts all that is asked for.
+
+    A window that gives few rows is followed by a wider one.
+    """
+    index = results.c.record_index
+    end = reader.last_index(job_id)
+    after, window, left = -1, page_rows, limit
+    while after < end and (left is None or left > 0):
+        size = page_rows if left is None else min(page_rows, left)
+        upto = min(after + window, end)
+        page = query.where(index > after, index <= upto).order_by(None).order_by(index)
+        batch, complete = reader.read(page.limit(size))
+        if batch.num_rows:
+            yield batch
+        if complete and batch.num_rows < size:
+            after = upto
+            if batch.num_rows < page_rows // WIDER:
+                window *= WIDER
+        else:
+            after = reader.last_place[0]
+            window = max(page_rows, window // WIDER)
+        left = None if left is None else left - batch.num_rows
+
+
+def _by_score(
+    reader: BatchReader, query: Select[Any], limit: int | None, page_rows: int
+) -> Iterator[Any]:
+    index, score = results.c.record_index, results.c.score
+    query = query.where(score.is_not(None)).order_by(None).order_by(score.desc(), index)
     page, left = query, limit
     while left is None or left > 0:
         size = page_rows if left is None else min(page_rows, left)
-        batch, complete = reader.read(page.order_by(None).order_by(*_sorted_by(order)).limit(size))
+        batch, complete = reader.read(page.limit(size))
         if batch.num_rows:
             yield batch
         if complete and batch.num_rows < size:
             return
-        page = query.where(_after(order, *reader.last_place))
+        last_index, last_score = reader.last_place
+        # The first condition is one that an index can begin at.
+        tie = or_(score < last_score, index > last_index)
+        page = query.where(score <= last_score, tie)
         left = None if left is None else left - batch.num_rows
 
 
@@ -99,6 +137,7 @@ class BatchReader:
     def __init__(
         self, database: Database, columns: Sequence[str], extra: Sequence[str] = ()
     ) -> None:
+        self._database = database
         self._columns = list(columns)
         self._extra = list(extra)
         self._sqlite = database.is_sqlite
@@ -128,6 +167,13 @@ class BatchReader:
             arrays += map(texts_of, cells[own:-2])
         return pa.RecordBatch.from_arrays(arrays, names=[*self._columns, *self._extra]), complete
 
+    def last_index(self, job_id: str) -> int:
+        """The highest index among the job's rows, -1 if it has none."""
+        highest = select(func.max(results.c.record_index)).where(results.c.job_id == job_id)
+        with self._database.read() as connection:
+            found = connection.scalar(highest)
+        return -1 if found is None else found
+
     def _stored(self, name: str) -> ColumnElement[Any]:
         column = results.c[name]
         if name not in JSON_TEXTS:
@@ -140,16 +186,3 @@ class BatchReader:
             return [self._stored("extra")] if self._extra else []
         column = results.c.extra
         return [func.jsonb_extract_path_text(column, literal(name, Text)) for name in self._extra]
-
-
-def _sorted_by(order: Order) -> list[ColumnElement[Any]]:
-    index = results.c.record_index
-    return [results.c.score.desc(), index] if order == "score" else [index]
-
-
-def _after(order: Order, index: int, score: float | None) -> ColumnElement[bool]:
-    """The rows behind this one; the first condition is one that an index can begin at."""
-    behind = results.c.record_index > index
-    if order != "score":
-        return behind
-    return and_(results.c.score <= score, or_(results.c.score < score, behind))

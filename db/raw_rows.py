@@ -1,7 +1,7 @@
 """The rows of a query as the driver has them: tuples of cells, a page of bounded size at a time.
 
 Below SQLAlchemy's rows and types, which would cost more than the reading: texts and JSON come as
-bytes on SQLite and as str on PostgreSQL. What cells become is left to ``columns.py``.
+bytes of UTF-8. What cells become is left to ``columns.py``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from textmill.db.session import Database
 
-PAGE_BYTES = 8 << 20
+PAGE_BYTES = 4 << 20
 FETCHED_ROWS = 64  # at most, between two looks at how much a page holds
 FETCHED_BYTES = 1 << 20  # rows are fetched fewer at a time where they are larger
 SCAN_CACHE = "PRAGMA cache_size = -4096"  # KiB: who scans needs no page of the file twice

@@ -1,4 +1,4 @@
-"""A cursor of PostgreSQL that takes rows as the server sends them, in binary.
+"""A cursor of PostgreSQL that takes rows as the server sends them, in binary, texts as bytes.
 
 An ordinary one holds all rows of a query before it gives the first.
 """
@@ -11,6 +11,7 @@ from typing import Any, Self, cast
 
 import psycopg
 from psycopg import capabilities
+from psycopg.types.string import ByteaBinaryLoader
 
 STREAMED_ROWS = 64  # that come in one piece
 
@@ -27,6 +28,11 @@ class StreamingCursor(psycopg.Cursor[Any]):
 
     _stream: Generator[Any, None, None] = _nothing()
     _rows: Iterator[Any] = _stream
+
+    def __init__(self, connection: psycopg.Connection[Any], **options: Any) -> None:
+        super().__init__(connection, **options)
+        if connection.info.encoding == "utf-8":
+            self.adapters.register_loader("text", ByteaBinaryLoader)
 
     def execute(self, query: Any, params: Any = None, **options: Any) -> Self:
         """Start the query; an error in it is raised here, with its first row."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import IO, Any
 
+from textmill.db.columns import constant, texts_of
 from textmill.producer.exports.export import Export
 from textmill.producer.exports.vector_texts import vector_texts
 
@@ -37,7 +38,8 @@ class _Table:
     def header(self, names: list[str]) -> bytes:
         import pyarrow as pa
 
-        return bytes(self.lines(pa.record_batch([pa.array([name]) for name in names], names)))
+        cells = [texts_of([name]) for name in names]
+        return bytes(self.lines(pa.RecordBatch.from_arrays(cells, names=names)))
 
     def lines(self, batch: Any) -> Any:
         """The rows as one buffer of text."""
@@ -45,10 +47,10 @@ class _Table:
 
         cells = [self._cells(column) for column in batch.columns]
         lines = pc.binary_join_element_wise(
-            *cells, self._delimiter, null_handling="replace", null_replacement=""
+            *cells, constant(self._delimiter), null_handling="replace", null_replacement=""
         )
         # Strings of Arrow lie one after another in memory: with their ends of line they are a file.
-        ended = pc.binary_join_element_wise(lines, "", "\n")
+        ended = pc.binary_join_element_wise(lines, constant(""), constant("\n"))
         return memoryview(ended.buffers()[2])[: pc.sum(pc.binary_length(ended)).as_py()]
 
     def _cells(self, column: Any) -> Any:
@@ -71,7 +73,7 @@ class _Table:
         import pyarrow.compute as pc
 
         if self._safe:
-            harmless = pc.binary_join_element_wise("'", column, "")
+            harmless = pc.binary_join_element_wise(constant("'"), column, constant(""))
             column = pc.if_else(pc.match_substring_regex(column, FORMULA), harmless, column)
             return _quoted(column)
         special = pc.match_substring_regex(column, self._special)
@@ -81,4 +83,6 @@ class _Table:
 def _quoted(column: Any) -> Any:
     import pyarrow.compute as pc
 
-    return pc.binary_join_element_wise('"', pc.replace_substring(column, '"', '""'), '"', "")
+    quote = constant('"')
+    doubled = pc.replace_substring(column, '"', '""')
+    return pc.binary_join_element_wise(quote, doubled, quote, constant(""))

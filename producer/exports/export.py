@@ -43,12 +43,19 @@ class Export:
     spreadsheet_safe: bool = False
 
     def batches(self) -> Iterator[Any]:
-        """The rows with all columns, each of the type and name that ``schema`` says."""
+        """The rows as record batches of all columns, named and typed as ``schema`` says."""
+        return read_ahead(self._pages())
+
+    def tables(self, rows: int, size: int) -> Iterator[Any]:
+        """The same as tables, each ended as soon as it has so many rows or bytes."""
+        return read_ahead(_gathered(self._pages(), rows, size))
+
+    def _pages(self) -> Iterator[Any]:
         import pyarrow as pa
 
         schema = self.schema()
-        for batch in read_ahead(self.read(COLUMNS, self.job.extra_columns)):
-            yield pa.RecordBatch.from_arrays(batch.columns, schema=schema)
+        for page in self.read(COLUMNS, self.job.extra_columns):
+            yield pa.RecordBatch.from_arrays(page.columns, schema=schema)
 
     def schema(self) -> Any:
         """Names and Arrow types of the columns, with the job in the metadata."""
@@ -67,6 +74,19 @@ class Export:
             "textmill.model_version": job.model_version,
         }
         return {key: value for key, value in described.items() if value is not None}
+
+
+def _gathered(pages: Iterator[Any], rows: int, size: int) -> Iterator[Any]:
+    import pyarrow as pa
+
+    held: list[Any] = []
+    for page in pages:
+        held.append(page)
+        if sum(one.num_rows for one in held) >= rows or sum(one.nbytes for one in held) >= size:
+            yield pa.Table.from_batches(held)
+            held = []
+    if held:
+        yield pa.Table.from_batches(held)
 
 
 def extra_names(columns: Sequence[str]) -> list[str]:

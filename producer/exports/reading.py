@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-PAGES_AHEAD = 2  # that wait to be written; one more is being read
+PAGES_AHEAD = 1  # that wait to be written; one more is being read
 PATIENCE_SECONDS = 2.0  # with a database that does not answer, when nobody wants the pages any more
 
 

@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 import math
+import random
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from textmill.producer.exports import Export, datasets_folder, find_format, parq
 
 from .. import builders
 from ..builders import job_of, make_job, put
+from ..servers import wait_until
 
 database, postgresql, tables_url = builders.database, builders.postgresql, builders.tables_url
 
@@ -397,6 +399,44 @@ def test_a_query_of_conditions_decides_which_rows(database: Database) -> None:
     ]
 
 
+@pytest.mark.parametrize("page_rows", [1, 8, 50])
+def test_rows_are_found_however_they_lie(database: Database, page_rows: int) -> None:
+    """Few in a wide window, many in the next; a job that was interrupted has gaps."""
+    dice = random.Random(page_rows)
+    shares = [0.0, 0.01, 1.0, 0.0, 0.5, 1.0, 0.02]
+    labels = ["spam" if dice.random() < share else "ham" for share in shares for _ in range(150)]
+    rows = [ResultRow(3 * at, f"r{at}", label=label) for at, label in enumerate(labels)]
+    job = fill(database, [row for row in rows if dice.random() < 0.9 or row.label == "spam"], [])
+    query = select(results).where(results.c.job_id == job.id, results.c.label == "spam")
+    expected = [row.record_index for row in rows if row.label == "spam"]
+    for limit in (None, 1, 7, len(expected)):
+        batches = iter_batches(
+            database, job, query, columns=["record_index"], limit=limit, page_rows=page_rows
+        )
+        found = [index for batch in batches for index in batch.column(0).to_pylist()]
+        assert found == expected[:limit]
+
+
+def test_a_job_that_the_planner_knows_nothing_of_is_read_once(postgresql: Database) -> None:
+    """Before ANALYZE PostgreSQL expects a few rows of it, and would sort all for every page."""
+    rows = 20_000
+    job = fill(postgresql, [ResultRow(at, f"r{at}", "text") for at in range(rows)], [])
+    before = fetched_rows(postgresql)
+    batches = iter_batches(postgresql, job, columns=["record_index"], page_rows=500)
+    assert sum(batch.num_rows for batch in batches) == rows
+    wait_until(lambda: fetched_rows(postgresql) >= before + rows, 30, what="counted")
+    assert fetched_rows(postgresql) < before + 2 * rows
+
+
+def fetched_rows(database: Database) -> int:
+    """Rows that PostgreSQL has fetched by an index of ``results`` so far."""
+    query = "SELECT idx_tup_fetch FROM pg_stat_user_tables WHERE relname = 'results'"
+    with database.read() as connection:
+        connection.execute(text("SELECT pg_stat_force_next_flush()"))
+    with database.read() as connection:
+        return connection.scalar(text(query)) or 0
+
+
 def test_a_page_of_large_rows_ends_early(database: Database) -> None:
     """Whatever the rows before were like; and the connection is as good as before."""
     sizes = [10] * 300 + [1_000_000] * 60 + [10] * 100
@@ -406,8 +446,8 @@ def test_a_page_of_large_rows_ends_early(database: Database) -> None:
         batches = list(iter_batches(database, job, columns=["record_index", "text"]))
         found = [index for batch in batches for index in batch.column(0).to_pylist()]
         assert found == list(range(len(sizes)))
-        # At most what is fetched at once is over the limit of 8 MB.
-        assert max(batch.nbytes for batch in batches) < (8 << 20) + 65 * 1_000_000
+        # At most what is fetched at once is over the limit of 4 MB.
+        assert max(batch.nbytes for batch in batches) < (4 << 20) + 65 * 1_000_000
         assert len(batches) > 3
 
 

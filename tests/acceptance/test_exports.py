@@ -243,6 +243,28 @@ def test_a_disk_that_fills_keeps_what_was_to_be_replaced(full_shell: DiskShell) 
     assert found.stdout == b"all.csv\nold\n"
 
 
+def test_no_format_imports_pandas(filled: Shell) -> None:
+    """Arrow does so for the asking; it would take a third of an export's memory."""
+    code = (
+        "import sys\n"
+        "from textmill.producer.cli.main import app\n"
+        "for name in ('csv', 'tsv', 'jsonl', 'parquet', 'arrow', 'datasets'):\n"
+        "    words = ['results', 'last', '--format', name, '--out', f'{name}.out', '--force']\n"
+        "    app(words, standalone_mode=False)\n"
+        "    assert 'pandas' not in sys.modules, name\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=filled.folder,
+        env=filled.env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("9 rows in") == 6
+
+
 @pytest.mark.parametrize("kind", ["shell", "server_shell"])
 def test_memory_does_not_grow_with_the_job(request: pytest.FixtureRequest, kind: str) -> None:
     """Ten times the rows take hardly more of it; all of them as objects would take 300 MB."""

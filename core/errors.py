@@ -50,7 +50,7 @@ class ServiceUnavailableError(TextmillError):
 
 
 class NoSpaceError(ServiceUnavailableError):
-    """The database's disk is full: waiting alone does not mend that."""
+    """A disk is full, the database's or an export's: waiting alone does not mend that."""
 
 
 class ModelLoadError(TextmillError):

@@ -16,7 +16,7 @@ import orjson
 from textmill.core.errors import InvalidJobError
 from textmill.core.tasks import nearest
 from textmill.db.sql import Answer
-from textmill.producer.export import whole_file
+from textmill.producer.exports.atomic import new_text_file
 
 SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json"}
 
@@ -31,7 +31,7 @@ def write_rows(answer: Answer, *, kind: str, out: Path | None) -> int:
     write = WRITERS[kind]
     if out is None:
         return write(sys.stdout, answer)
-    with whole_file(out) as file:
+    with new_text_file(out) as file:
         return write(file, answer)
 
 

@@ -45,13 +45,19 @@ class _Shown:
         self._file = file
         self._clean = printable_json if json else printable
 
-    def write(self, text: str) -> int:
-        return self._file.write(self._clean(text))
+    def write(self, data: Any) -> int:
+        """Whole lines of UTF-8."""
+        self._file.write(self._clean(bytes(data).decode("utf-8", "replace")))
+        return len(data)
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 def data_output(*, json: bool) -> Any:
-    """Where exported rows go without --out: untouched into a pipe or a file."""
-    return _Shown(sys.stdout, json=json) if sys.stdout.isatty() else sys.stdout
+    """Where the bytes of exported rows go without --out: untouched into a pipe or a file."""
+    sys.stdout.flush()
+    return _Shown(sys.stdout, json=json) if sys.stdout.isatty() else sys.stdout.buffer
 
 
 def can_repaint(file: TextIO) -> bool:

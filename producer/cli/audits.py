@@ -8,7 +8,7 @@ import typer
 
 from textmill.producer.cli import options as o
 from textmill.producer.cli.context import open_context
-from textmill.producer.terminal import emit_json, number, say, table
+from textmill.producer.terminal import emit_json, number, say, table, tell
 
 Job = Annotated[
     str | None,
@@ -37,7 +37,7 @@ def audits(job: Job = None, limit: Count = 20, json: o.Json = False) -> None:
         say("nothing was purged or redacted yet")
     else:
         headers = ["when", "action", "job", "records", "what", "finished", "files"]
-        print(table(headers, [_line(row) for row in found], right="records"))
+        tell(table(headers, [_line(row) for row in found], right="records"))
 
 
 def _line(row: Any) -> list[str]:

@@ -104,9 +104,9 @@ def _check(older_than: str | None, job: Sequence[str] | None, ids: Sequence[str]
 def _plan(
     context: Context, older_than: str | None, references: Sequence[str], ids: Sequence[str]
 ) -> list[Step]:
-    from textmill.db.loading import remove_dead_loads
+    from textmill.db.dead_loads import remove_dead_loads
 
-    context.database.transact(remove_dead_loads)  # one may hold what is meant, and ends by itself
+    remove_dead_loads(context.database)  # one may hold what is meant, and ends by itself
     rows = {row.id: row for row in map(context.job, references)}
     if ids:
         return _plan_records(context, ids, list(rows.values()))

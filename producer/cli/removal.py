@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import typer
 
 from textmill.producer.cli.context import Context
-from textmill.producer.terminal import number, say
+from textmill.producer.terminal import can_repaint, number, say
 
 
 def confirm(question: str, *, yes: bool) -> None:
@@ -30,13 +30,14 @@ class Counter:
 
     def __call__(self, rows: int) -> None:
         self._rows += rows
-        if sys.stderr.isatty():
-            line = f"\r{self._doing} {number(self._rows)} records"
-            print(line, end="", file=sys.stderr, flush=True)
+        if can_repaint(sys.stderr):
+            sys.stderr.write(f"\r{self._doing} {number(self._rows)} records")
+            sys.stderr.flush()
 
     def clear(self) -> None:
-        if sys.stderr.isatty():
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
+        if can_repaint(sys.stderr):
+            sys.stderr.write("\r\033[K")
+            sys.stderr.flush()
 
 
 @contextmanager

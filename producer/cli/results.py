@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import typer
-
+from textmill.core.errors import InvalidJobError
 from textmill.producer.cli import options as o
+from textmill.producer.cli import result_options as r
 from textmill.producer.cli.context import Context, open_context
 from textmill.producer.terminal import number, say
 
@@ -18,81 +21,26 @@ if TYPE_CHECKING:
 
     from textmill.db.filters import ResultFilter
 
-SHOWN_ROWS = 20
-
-Label = Annotated[
-    str | None, typer.Option(help="Only records with this label.", show_default=False)
-]
-MinScore = Annotated[
-    float | None, typer.Option(help="Only scores from here on.", show_default=False)
-]
-MaxScore = Annotated[float | None, typer.Option(help="Only scores up to here.", show_default=False)]
-Search = Annotated[
-    str | None,
-    typer.Option(
-        help='Only texts and outputs with these words: free -call "urgent reply" '
-        "(win OR prize) congrat*",
-        show_default=False,
-    ),
-]
-ErrorCode = Annotated[
-    str | None, typer.Option(help="Only error rows of this code.", show_default=False)
-]
-Where = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="COLUMN=VALUE",
-        help="Only records with this in another column of the input; quick where it was declared "
-        "with `submit --index-column`. Several must all hold.",
-        show_default=False,
-    ),
-]
-After = Annotated[
-    str | None,
-    typer.Option(help="Go on where an earlier page ended, as it said.", show_default=False),
-]
-Errors = Annotated[bool, typer.Option("--errors", help="Only error rows.")]
-RecordId = Annotated[
-    str | None, typer.Option(help="Only the record of this id.", show_default=False)
-]
-Order = Annotated[
-    str, typer.Option(help="input, score (the highest first), or fastest: as they come.")
-]
-Rows = Annotated[
-    int | None,
-    typer.Option(
-        "--limit",
-        min=0,
-        help="At most this many rows, 0 for all.",
-        show_default=f"{SHOWN_ROWS} in a table, else all",
-    ),
-]
-Kind = Annotated[
-    str | None,
-    typer.Option(
-        "--format",
-        help="table, csv, tsv or jsonl; of an OpenAI batch file also openai-batch.",
-        show_default="table on a terminal, else jsonl; by the name of --out",
-    ),
-]
-Out = Annotated[Path | None, typer.Option(help="Write to this new file.", show_default=False)]
+OPENAI = "openai-batch"
 
 
 def results(
     job: o.JobRef,
-    label: Label = None,
-    min_score: MinScore = None,
-    max_score: MaxScore = None,
-    search: Search = None,
-    errors: Errors = False,
-    error_code: ErrorCode = None,
-    record_id: RecordId = None,
-    where: Where = None,
-    order: Order = "input",
-    after: After = None,
-    limit: Rows = None,
-    kind: Kind = None,
-    out: Out = None,
+    label: r.Label = None,
+    min_score: r.MinScore = None,
+    max_score: r.MaxScore = None,
+    search: r.Search = None,
+    errors: r.Errors = False,
+    error_code: r.ErrorCode = None,
+    record_id: r.RecordId = None,
+    where: r.Where = None,
+    order: r.Order = "input",
+    after: r.After = None,
+    limit: r.Rows = None,
+    kind: r.Kind = None,
+    out: r.Out = None,
+    force: r.Force = False,
+    spreadsheet_safe: r.SpreadsheetSafe = False,
     json: o.Json = False,
 ) -> None:
     """Print or export the results of a job, also while it runs.
@@ -103,15 +51,14 @@ def results(
       textmill results last --order score --limit 3
       textmill results last --search 'free "urgent reply"' --where country=DE
       textmill results 06h0hkxf --errors --format jsonl
-      textmill results last --out spam.csv
+      textmill results last --out all.parquet
+      textmill results last --label spam --out spam.csv.gz --spreadsheet-safe
+      textmill results last --format datasets --out results-for-training
       textmill results last --format openai-batch --out answers.jsonl
     """
     from textmill.db.filters import ResultFilter
-    from textmill.db.queries import is_streamed, iter_results
-    from textmill.producer.cli.batch_results import export_batch
-    from textmill.producer.export import write_results
 
-    kind = _kind(kind, out, json)
+    to_table = _is_table(kind, out, json, force, spreadsheet_safe)
     wanted = ResultFilter(
         label=label,
         min_score=min_score,
@@ -127,22 +74,24 @@ def results(
     )
     with open_context() as context:
         row = context.job(job)
-        if reason := is_streamed(context.database, row, wanted):
-            say(f"note: {reason}; looking at every row")
-        if search is not None and row.store_text != "full":
-            say(f"note: only outputs are searched: the job has --store-text {row.store_text}")
-        if kind == "table":
+        if kind == OPENAI:
+            _export_batch(context, row, wanted, out, force=force)
+            return
+        _note(context, row, wanted)
+        if to_table:
             _show(context, row, wanted, limit)
-            return
-        if kind == "openai-batch":
-            rows = iter_results(context.database, row, wanted)
-            export_batch(rows, row, out, whole=wanted == ResultFilter())
-            return
-        written = write_results(
-            iter_results(context.database, row, wanted), row.extra_columns, kind=kind, out=out
-        )
-        if out is not None:
-            say(f"{number(written)} rows in {out}")
+        else:
+            _export(context, row, wanted, kind, out, force, spreadsheet_safe)
+
+
+def _note(context: Context, job: Row[Any], wanted: ResultFilter) -> None:
+    """Say what a search misses, and what takes long."""
+    from textmill.db.queries import is_streamed
+
+    if reason := is_streamed(context.database, job, wanted):
+        say(f"note: {reason}; looking at every row")
+    if wanted.search is not None and job.store_text != "full":
+        say(f"note: only outputs are searched: the job has --store-text {job.store_text}")
 
 
 def _show(context: Context, job: Row[Any], wanted: ResultFilter, limit: int | None) -> None:
@@ -153,7 +102,7 @@ def _show(context: Context, job: Row[Any], wanted: ResultFilter, limit: int | No
     if limit == 0:
         page = Page(list(iter_results(context.database, job, wanted)), None)
     else:
-        page = read_page(context.database, job, wanted, limit or SHOWN_ROWS)
+        page = read_page(context.database, job, wanted, limit or r.SHOWN_ROWS)
     shown = print_results(page.rows)
     if page.after is None:
         return
@@ -168,8 +117,6 @@ def _show(context: Context, job: Row[Any], wanted: ResultFilter, limit: int | No
 
 def _pairs(where: Sequence[str]) -> dict[str, str]:
     """``country=DE`` as a column and its value; raises InvalidJobError."""
-    from textmill.core.errors import InvalidJobError
-
     pairs: dict[str, str] = {}
     for given in where:
         column, equals, value = given.partition("=")
@@ -183,11 +130,72 @@ def _pairs(where: Sequence[str]) -> dict[str, str]:
     return pairs
 
 
-def _kind(kind: str | None, out: Path | None, json: bool) -> str:
-    from textmill.producer.export import kind_of
+def _is_table(
+    kind: str | None, out: Path | None, json: bool, force: bool, spreadsheet_safe: bool
+) -> bool:
+    """Whether a person reads the rows; raises InvalidJobError for options of the other case."""
+    to_table = kind == "table" or (not kind and not out and not json and sys.stdout.isatty())
+    if to_table and out is not None:
+        raise InvalidJobError("a table is for the terminal; leave --format table or --out out")
+    if to_table and spreadsheet_safe:
+        raise InvalidJobError("--spreadsheet-safe is for files; pass --out FILE.csv")
+    if force and out is None:
+        raise InvalidJobError("--force replaces what --out names; pass --out too")
+    return to_table
 
-    if kind is not None:
-        return kind
+
+def _export(
+    context: Context,
+    job: Row[Any],
+    wanted: ResultFilter,
+    kind: str | None,
+    out: Path | None,
+    force: bool,
+    spreadsheet_safe: bool,
+) -> None:
+    from textmill.db.batches import iter_batches
+    from textmill.producer.exports import Export, find_format, write_export
+
+    export = Export(
+        job=job,
+        read=partial(iter_batches, context.database, job, wanted),
+        format=find_format(kind, out).name,
+        spreadsheet_safe=spreadsheet_safe,
+    )
+    with _ended_by_signals():
+        written = write_export(export, out, force=force)
     if out is not None:
-        return kind_of(out)
-    return "jsonl" if json or not sys.stdout.isatty() else "table"
+        say(f"{number(written)} rows in {out}")
+
+
+def _export_batch(
+    context: Context, job: Row[Any], wanted: ResultFilter, out: Path | None, *, force: bool
+) -> None:
+    from textmill.db.filters import ResultFilter
+    from textmill.db.queries import iter_results
+    from textmill.producer.cli.batch_results import export_batch
+
+    if force:
+        raise InvalidJobError(f"--force replaces one file, and {OPENAI} is two; remove them first")
+    rows = iter_results(context.database, job, wanted)
+    with _ended_by_signals():
+        export_batch(rows, job, out, whole=wanted == ResultFilter())
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Leave by an exception where a signal would end the process: what is half made is removed."""
+
+    def stop(sign: int, frame: Any) -> None:
+        signal.signal(sign, signal.SIG_IGN)  # while it is removed
+        raise SystemExit(128 + sign)
+
+    before = {sign: signal.getsignal(sign) for sign in (signal.SIGTERM, signal.SIGHUP)}
+    for sign, handler in before.items():
+        if handler != signal.SIG_IGN:  # of nohup
+            signal.signal(sign, stop)
+    try:
+        yield
+    finally:
+        for sign, handler in before.items():
+            signal.signal(sign, handler)

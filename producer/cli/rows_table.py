@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from typing import Any
 
-from textmill.producer.terminal import shorten, table
+from textmill.producer.terminal import shorten, table, tell, terminal_columns
 
 GAP = 2  # between columns
 MIN_WIDTH = 8  # that a column is never made narrower than
@@ -18,14 +17,14 @@ def print_rows(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     cells = [[_cell(value) for value in row] for row in rows]
     lines = [list(columns), *cells]
     widths = [max(len(line[at]) for line in lines) for at in range(len(columns))]
-    limit = _limit(widths, shutil.get_terminal_size((100, 24)).columns - GAP * (len(widths) - 1))
+    limit = _limit(widths, terminal_columns() - GAP * (len(widths) - 1))
     names, *shown = [[shorten(cell, limit) for cell in line] for line in lines]
     numbers = {
         name
         for at, name in enumerate(names)
         if all(isinstance(row[at], int | float | None) for row in rows)
     }
-    print(table(names, shown, right=numbers))
+    tell(table(names, shown, right=numbers))
 
 
 def _limit(widths: Sequence[int], room: int) -> int:

@@ -16,7 +16,7 @@ from sqlalchemy import Row
 
 from textmill.core.params import OPENAI_COLUMN
 from textmill.db.queries import Result
-from textmill.producer.export import vector_text
+from textmill.producer.exports.vector_texts import vector_text
 
 TOO_LONG = "context_length_exceeded"
 API_CODES = {"prompt_too_long": TOO_LONG, "text_too_long": TOO_LONG}

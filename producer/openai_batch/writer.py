@@ -14,7 +14,7 @@ from sqlalchemy import Row
 
 from textmill.core.errors import InvalidJobError
 from textmill.db.queries import Result
-from textmill.producer.export import refuse_existing, whole_file
+from textmill.producer.exports.atomic import new_text_file, refuse_existing
 from textmill.producer.openai_batch.responses import Answers, about_line
 
 
@@ -41,7 +41,7 @@ def write_openai_batch(rows: Iterable[Result], job: Row[Any], out: Path) -> Batc
     written = {False: 0, True: 0}
     unfinished = 0
     with ExitStack() as stack:
-        file = stack.enter_context(whole_file(out))
+        file = stack.enter_context(new_text_file(out))
         errors: IO[str] | None = None
         for group in group_lines(rows, job):
             if group is None:
@@ -50,7 +50,7 @@ def write_openai_batch(rows: Iterable[Result], job: Row[Any], out: Path) -> Batc
             line = answers.answer(group)
             failed = line["response"] is None or line["response"]["status_code"] != 200
             if failed and errors is None:
-                errors = stack.enter_context(whole_file(errors_out))
+                errors = stack.enter_context(new_text_file(errors_out))
             written[failed] += 1
             target = errors if failed and errors is not None else file
             target.write(orjson.dumps(line).decode() + "\n")

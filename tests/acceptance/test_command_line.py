@@ -42,7 +42,7 @@ def test_help_and_producers_import_neither_torch_nor_what_is_slow() -> None:
         "import sys, textmill, textmill.producer.cli.main;"
         "slow = {'torch', 'transformers', 'celery', 'sqlalchemy', 'pyarrow', 'alembic'};"
         "assert not slow & sys.modules.keys(), slow & sys.modules.keys();"
-        "import textmill.producer.api, textmill.producer.checks, textmill.producer.export;"
+        "import textmill.producer.api, textmill.producer.checks, textmill.producer.exports;"
         "assert not {'torch', 'transformers'} & sys.modules.keys()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -6,6 +6,8 @@ import csv
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,12 @@ import pytest
 from sqlalchemy import Row
 
 from textmill.core.errors import InvalidJobError
-from textmill.db.queries import ResultFilter, iter_results, iter_vectors
+from textmill.db.batches import iter_batches
+from textmill.db.filters import ResultFilter
+from textmill.db.queries import iter_vectors
 from textmill.db.results import ResultRow, write_results
 from textmill.db.session import Database
-from textmill.producer import export
+from textmill.producer.exports import Export, write_export
 from textmill.producer.vectors import read_matrix, read_vectors
 
 from .. import builders
@@ -77,8 +81,8 @@ def test_a_matrix_that_cannot_be_made_says_why(database: Database) -> None:
 def test_exported_numbers_are_the_same_float32(database: Database, tmp_path: Path) -> None:
     job = fill(database, VECTORS)
     for kind in ("jsonl", "csv", "tsv"):
-        rows = iter_results(database, job, ResultFilter())
-        export.write_results(rows, [], kind=kind, out=tmp_path / f"all.{kind}")
+        rows = Export(job=job, read=partial(iter_all, database, job), format=kind)
+        write_export(rows, tmp_path / f"all.{kind}")
     lines = (tmp_path / "all.jsonl").read_text().splitlines()
     from_json = [json.loads(line)["vector"] for line in lines]
     assert from_json[2] is None
@@ -88,6 +92,10 @@ def test_exported_numbers_are_the_same_float32(database: Database, tmp_path: Pat
         assert [json.loads(cell) if cell else None for cell in cells] == from_json
     for index, vector in VECTORS.items():
         assert (np.array(from_json[index], "float32") == vector).all()
+
+
+def iter_all(database: Database, job: Row[Any], columns: Any, extra: Any) -> Iterator[Any]:
+    return iter_batches(database, job, ResultFilter(), columns, extra)
 
 
 def test_without_numpy_vectors_say_so_and_the_rest_works(home: Path) -> None:

@@ -1,0 +1,241 @@
+"""Result rows as columns: pages by key, as Arrow record batches, for whoever moves many of them.
+
+A row becomes no Python object of ours on this way. A page is one short read that ends before the
+page is handed on: at most PAGE_ROWS rows, and not much over ``raw_rows.PAGE_BYTES``. What becomes
+of the columns is the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Row,
+    Select,
+    Text,
+    cast,
+    func,
+    literal,
+    select,
+    type_coerce,
+)
+
+from textmill.core.search import Search, matches, words_of_row
+from textmill.db.columns import JSON_TEXTS, NUMBERS, array_of, pick_texts, texts_of
+from textmill.db.filters import ResultFilter, among, check_columns, conditions_of
+from textmill.db.jobs import check_not_purged
+from textmill.db.models import results
+from textmill.db.raw_rows import RawReader
+from textmill.db.score_order import iter_by_score
+from textmill.db.session import Database
+from textmill.db.sources import ALL, Source, choose_source
+
+PAGE_ROWS = 4000
+WIDER = 4  # times, is a window of indexes
+
+
+def iter_batches(
+    database: Database,
+    job: Row[Any],
+    wanted: ResultFilter,
+    columns: Sequence[str],
+    extra: Sequence[str] = (),
+    *,
+    page_rows: int = PAGE_ROWS,
+) -> Iterator[Any]:
+    """The rows that a filter wants, in its order, as ``pyarrow.RecordBatch``es.
+
+    ``columns`` are names of columns of ``results``, ``extra`` of the input's own columns; a batch
+    has the former, then the latter, of the types that ``columns.field_type`` gives. "fastest" is
+    what the database reads with the least work, which is the order of the key. Raises
+    InvalidJobError for a filter that the job cannot have.
+    """
+    check_columns(job, wanted)
+    check_not_purged(job)
+    batches = _matching(database, job, wanted, columns, extra, page_rows)
+    left = wanted.limit
+    for batch in batches:
+        if left is not None and batch.num_rows >= left:
+            yield batch.slice(0, left)
+            return
+        left = None if left is None else left - batch.num_rows
+        yield batch
+
+
+def _matching(
+    database: Database,
+    job: Row[Any],
+    wanted: ResultFilter,
+    columns: Sequence[str],
+    extra: Sequence[str],
+    page_rows: int,
+) -> Iterator[Any]:
+    """By what finds the rows with the least work; at most a page more than wanted."""
+    row = results.c
+    query = select(row.record_index).where(*conditions_of(job, wanted, sqlite=database.is_sqlite))
+    search = wanted.wanted_words
+    if search is None:
+        reader = BatchReader(database, columns, extra)
+        return _found(reader, job, wanted, query, page_rows)
+    read = list(dict.fromkeys([*columns, "text", "output"]))  # to look for the words in them
+    reader = BatchReader(database, read, extra)
+    found = _found(reader, job, wanted, query, page_rows)
+    return _with_words(found, search, [*columns, *extra])
+
+
+def _found(
+    reader: BatchReader, job: Row[Any], wanted: ResultFilter, query: Select[Any], page_rows: int
+) -> Iterator[Any]:
+    if wanted.order == "score":
+        return _by_score(reader, job, wanted, query, page_rows)
+    with reader.database.read() as connection:
+        source = choose_source(connection, job, wanted)
+    after = wanted.position()[1] if wanted.after is not None else -1
+    if source is None:
+        return _by_index(reader, query, job.id, after, page_rows)
+    return _by_source(reader, source, query, after, page_rows)
+
+
+def _with_words(batches: Iterator[Any], search: Search, names: list[str]) -> Iterator[Any]:
+    """The rows that have the words: an index may have named others, or none was there."""
+    import pyarrow as pa
+
+    for batch in batches:
+        texts = zip(batch["text"].to_pylist(), batch["output"].to_pylist(), strict=True)
+        mask = [matches(search, words_of_row(text, output)) for text, output in texts]
+        kept = batch.select(names).filter(pa.array(mask))
+        if kept.num_rows:
+            yield kept
+
+
+def _by_source(
+    reader: BatchReader, source: Source, query: Select[Any], after: int, page_rows: int
+) -> Iterator[Any]:
+    while True:
+        with reader.database.read() as connection:
+            indexes = source.find(connection, after, ALL, page_rows)
+        yield from _lookups(reader, query, indexes)
+        if len(indexes) < page_rows:
+            return
+        after = indexes[-1]
+
+
+def _lookups(reader: BatchReader, query: Select[Any], indexes: Sequence[int]) -> Iterator[Any]:
+    """The rows of these indexes that the query wants, in input order, however large they are."""
+    index = results.c.record_index
+    left = list(indexes)
+    while left:
+        page = query.where(among(index, left, sqlite=reader.database.is_sqlite))
+        batch, complete = reader.read(page.order_by(None).order_by(index))
+        if batch.num_rows:
+            yield batch
+        if complete:
+            return
+        left = [one for one in left if one > reader.last_place[0]]
+
+
+def _by_index(
+    reader: BatchReader, query: Select[Any], job_id: str, after: int, page_rows: int
+) -> Iterator[Any]:
+    """Windows of indexes: PostgreSQL, while it knows little of a job, sorts all that is asked for.
+
+    A window that gives few rows is followed by a wider one.
+    """
+    index = results.c.record_index
+    end = reader.last_index(job_id)
+    window = page_rows
+    while after < end:
+        upto = min(after + window, end)
+        page = query.where(index > after, index <= upto).order_by(None).order_by(index)
+        batch, complete = reader.read(page.limit(page_rows))
+        if batch.num_rows:
+            yield batch
+        if complete and batch.num_rows < page_rows:
+            after = upto
+            if batch.num_rows < page_rows // WIDER:
+                window *= WIDER
+        else:
+            after = reader.last_place[0]
+            window = max(page_rows, window // WIDER)
+
+
+def _by_score(
+    reader: BatchReader, job: Row[Any], wanted: ResultFilter, query: Select[Any], page_rows: int
+) -> Iterator[Any]:
+    """Pages of the order's own index, each looked up in input order and put into this one."""
+    import pyarrow as pa
+
+    for places in iter_by_score(reader.database, job, wanted, page_rows):
+        rank = {index: at for at, (_, index) in enumerate(places)}
+        batches: list[Any] = []
+        found: list[int] = []
+        for batch in _lookups(reader, query, sorted(rank)):
+            batches.append(batch)
+            found += reader.indexes
+        if batches:
+            order = sorted(range(len(found)), key=lambda at: rank[found[at]])
+            yield pa.concat_batches(batches).take(pa.array(order))
+
+
+class BatchReader:
+    """Reads pages of the same columns one after another, each by a query of its own.
+
+    After a page that has rows, ``last_place`` is index and score of its last one.
+    """
+
+    def __init__(
+        self, database: Database, columns: Sequence[str], extra: Sequence[str] = ()
+    ) -> None:
+        self.database = database
+        self._columns = list(columns)
+        self._extra = list(extra)
+        self._sqlite = database.is_sqlite
+        selected = [self._stored(name) for name in self._columns] + self._extra_cells()
+        sized = [at for at, column in enumerate(selected) if column.key not in NUMBERS]
+        selected += [results.c.record_index, results.c.score]
+        self._selected = [column.label(f"c{at}") for at, column in enumerate(selected)]
+        self._rows = RawReader(database, len(selected), sized)
+        self.last_place: tuple[int, float | None] = (-1, None)
+        self.indexes: Sequence[int] = ()  # of the rows of the page that was read last
+
+    def read(self, query: Select[Any]) -> tuple[Any, bool]:
+        """The rows of the query, whose columns are replaced, as a record batch.
+
+        False beside it where they were too much for one page: further rows follow the last one.
+        """
+        import pyarrow as pa
+
+        wanted = query.with_only_columns(*self._selected, maintain_column_froms=True)
+        cells, complete = self._rows.read(wanted)
+        self.indexes = cells[-2]
+        if cells[-1]:
+            self.last_place = (cells[-2][-1], cells[-1][-1])
+        own = len(self._columns)
+        arrays = list(map(array_of, self._columns, cells[:own]))
+        if self._sqlite and self._extra:
+            arrays += pick_texts(cells[own], self._extra)
+        else:
+            arrays += map(texts_of, cells[own:-2])
+        return pa.RecordBatch.from_arrays(arrays, names=[*self._columns, *self._extra]), complete
+
+    def last_index(self, job_id: str) -> int:
+        """The highest index among the job's rows, -1 if it has none."""
+        highest = select(func.max(results.c.record_index)).where(results.c.job_id == job_id)
+        with self.database.read() as connection:
+            found = connection.scalar(highest)
+        return -1 if found is None else found
+
+    def _stored(self, name: str) -> ColumnElement[Any]:
+        column = results.c[name]
+        if name not in JSON_TEXTS:
+            return column
+        return type_coerce(column, Text) if self._sqlite else cast(column, Text)
+
+    def _extra_cells(self) -> list[ColumnElement[Any]]:
+        """Whole objects on SQLite, which would parse each again for every column asked for."""
+        if self._sqlite:
+            return [self._stored("extra")] if self._extra else []
+        column = results.c.extra
+        return [func.jsonb_extract_path_text(column, literal(name, Text)) for name in self._extra]

@@ -10,9 +10,9 @@ import ctypes
 import errno
 import io
 import os
+import secrets
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -42,10 +42,10 @@ def new_file(out: Path, *, force: bool = False) -> Iterator[IO[bytes]]:
     be made; on leaving also if somebody else has made it meanwhile.
     """
     _check(out, force, folder=False)
-    with _explained(out, InvalidJobError):
-        handle, name = tempfile.mkstemp(dir=out.parent, prefix=_prefix(out), suffix=PART)
-    temporary = Path(name)
-    try:
+    temporary = _temporary(out)
+    try:  # before it is made: a signal between the two would leave it
+        with _explained(out, InvalidJobError):
+            handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with _explained(out):
             with os.fdopen(handle, "wb", BUFFER_BYTES) as file:
                 yield file
@@ -84,9 +84,10 @@ def new_folder(out: Path, *, force: bool = False, marks: Sequence[str] = ()) -> 
     that holds anything else is not ours to delete, and an InvalidJobError.
     """
     _check(out, force, folder=True, marks=marks)
-    with _explained(out, InvalidJobError):
-        temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=_prefix(out), suffix=PART))
+    temporary = _temporary(out)
     try:
+        with _explained(out, InvalidJobError):
+            temporary.mkdir(mode=0o700)
         with _explained(out):
             yield temporary
             temporary.chmod(_mode(out, 0o777))
@@ -128,9 +129,9 @@ def _check(out: Path, force: bool, *, folder: bool, marks: Sequence[str] = ()) -
         raise InvalidJobError(f"{out} is {kind}; --force replaces a file only")
 
 
-def _prefix(out: Path) -> str:
+def _temporary(out: Path) -> Path:
     name = os.fsencode(out.name)[:NAME_BYTES].decode(errors="ignore")
-    return f".{name}."
+    return out.with_name(f".{name}.{secrets.token_hex(6)}{PART}")
 
 
 def _mode(out: Path, usual: int) -> int:

@@ -161,7 +161,7 @@ def test_a_purged_job_has_nothing_to_export(shell: Shell) -> None:
         ["--out", "x", "--format", "datasets"],
     ):
         done = shell.run("results", "last", *words)
-        assert_user_error(done, "was purged on 2026-03-31", "texts are gone")
+        assert_user_error(done, "was purged on 2026-03-31", "texts are gone", code=1)
         assert done.stdout == ""
     assert left_in(shell.folder) == []
 

@@ -7,6 +7,7 @@ have no times, so every answer was made when the job was accepted.
 from __future__ import annotations
 
 import base64
+import struct
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import Any
@@ -16,7 +17,6 @@ from sqlalchemy import Row
 
 from textmill.core.params import OPENAI_COLUMN
 from textmill.db.queries import Result
-from textmill.producer.exports.vector_texts import vector_text
 
 TOO_LONG = "context_length_exceeded"
 API_CODES = {"prompt_too_long": TOO_LONG, "text_too_long": TOO_LONG}
@@ -26,6 +26,8 @@ OURS = {
     *("runner_contract", "runner_error", "worker_crashed"),
 }
 """Error codes that are not the request's fault."""
+
+FLOAT_BYTES = 4
 
 About = dict[str, Any]
 
@@ -146,7 +148,9 @@ def _vector(row: Result, about: About) -> Any:
     vector = row.vector or b""
     if about.get("base64"):
         return base64.b64encode(vector).decode()
-    return orjson.Fragment(vector_text(vector))
+    numbers = struct.unpack(f"<{len(vector) // FLOAT_BYTES}f", vector)
+    # As few digits as tell a float32 from all others; those of a double would be twice as many.
+    return orjson.Fragment("[" + ", ".join(["%.9g"] * len(numbers)) % numbers + "]")
 
 
 def _error(row: Result) -> About:

@@ -60,6 +60,10 @@ class Painter:
         """Take the block away, so that others may write where it stood."""
         if self._widths:
             self._write(self._to_start(self.size()[0]) + BELOW)
+        self.forget()
+
+    def forget(self) -> None:
+        """Leave the block as it stands; the next one begins where the cursor is."""
         self._widths, self._painted = [], ()
 
     def _to_start(self, columns: int) -> str:

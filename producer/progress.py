@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -189,17 +190,25 @@ class _Live(_Display):
         self._interval = interval
         self._hint = hint
         self._last = -math.inf
+        self._size = (0, 0)
         self._painter = Painter(sys.stderr, colors=not os.environ.get("NO_COLOR"))
 
+    def __enter__(self) -> _Display:
+        # After Ctrl-Z and `fg` the shell has written below the block: it begins anew there.
+        self._before = signal.signal(signal.SIGCONT, lambda *_: self._painter.forget())
+        return self
+
     def __exit__(self, kind: object = None, *exc: object) -> None:
+        signal.signal(signal.SIGCONT, self._before)
         if kind is not KeyboardInterrupt:
             self._painter.clear()
 
     def show(self, moment: Moment) -> None:
-        if time.monotonic() - self._last < self._interval or moment.summary.ended:
-            return
-        self._last = time.monotonic()
-        self._painter.paint(lay_out(moment, *self._painter.size(), self._hint))
+        size = self._painter.size()
+        due = time.monotonic() - self._last >= self._interval or size != self._size
+        if due and not moment.summary.ended:
+            self._last, self._size = time.monotonic(), size
+            self._painter.paint(lay_out(moment, *size, self._hint))
 
     def say(self, message: str) -> None:
         self._painter.clear()

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textmill.core.jobs import ENDED, JobStatus, purge_day
-from textmill.core.printable import printable
 from textmill.db.clock import read_clock
 from textmill.db.jobs import get_job
 from textmill.db.queries import LabelCount, count_errors, count_labels, first_outputs
@@ -263,7 +262,7 @@ def _commands_after(summary: Summary) -> list[str]:
     if summary.job.purged_at is not None:
         return [f"textmill audits {job_id}"]
     # The rarest label is the one that people look for; one that cannot be typed is no example.
-    typable = [one.label for one in summary.labels if printable(one.label) == one.label]
+    typable = [one.label for one in summary.labels if one.label.isprintable()]
     if typable:
         label = shlex.quote(typable[-1])
         commands.append(f"textmill results {job_id} --label {label} --min-score 0.9")

@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-import struct
 from typing import Any
 
 from textmill.db.columns import constant
-
-
-def vector_text(vector: bytes) -> str:
-    """One stored vector as a JSON list; 9 digits give back the same float32."""
-    count = len(vector) // 4
-    numbers = struct.unpack(f"<{count}f", vector)
-    return "[" + ", ".join(["%.9g"] * count) % numbers + "]"
 
 
 def vector_texts(vectors: Any) -> Any:

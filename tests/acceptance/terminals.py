@@ -88,6 +88,11 @@ class Terminal:
             self.screen.resize(columns, lines)
             _set_size(self._ours, columns, lines)
 
+    def write(self, text: str) -> None:
+        """What another program, such as the shell, writes on the same screen."""
+        with self._lock:
+            self.screen.feed(text)
+
     def type(self, keys: bytes) -> None:
         """Press keys; b"\x03" is Ctrl-C."""
         os.write(self._ours, keys)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
+
+from textmill.producer.terminal import cell_width
 
 from ..screens import styles
 from ..servers import wait_until
@@ -63,7 +67,7 @@ def _assert_fits(rows: list[str], held: Held, columns: int) -> None:
     assert re.search(r"H +█+ +5 +62.5 %", text), text
     assert re.search(r"runner_error  2  ValueError: ?[a-z …]*$", text, flags=re.MULTILINE), text
     assert re.search(r"seen \d+ s ago$", text, flags=re.MULTILINE), text
-    assert max(map(len, rows)) < columns
+    assert max(map(cell_width, rows)) < columns
 
 
 def test_what_is_shown_fits_at_every_width_also_when_it_changes(held: Held) -> None:
@@ -154,6 +158,21 @@ def test_ctrl_c_leaves_what_was_shown_and_says_how_to_come_back(held: Held) -> N
         ), rows
         _assert_fits(rows, held, 80)
         assert terminal.screen._wraps, "the terminal is left as it was"
+
+
+def test_after_ctrl_z_and_fg_it_begins_below_what_the_shell_wrote(held: Held) -> None:
+    with held.watch() as terminal:
+        rows = terminal.wait_for("Ctrl-C stops watching", "runner_error")
+        terminal.process.send_signal(signal.SIGSTOP)
+        stopped = psutil.Process(terminal.process.pid)
+        wait_until(lambda: stopped.status() == psutil.STATUS_STOPPED, what="stopped")
+        rows = terminal.rows()
+        terminal.write("$ fg\r\n")
+        terminal.process.send_signal(signal.SIGCONT)
+        wait_until(lambda: terminal.rows()[-1].startswith("Ctrl-C"), 30, what="painted again")
+        again = terminal.rows()
+        assert again[: len(rows) + 1] == [*rows, "$ fg"]
+        _assert_fits(again[len(rows) + 1 :], held, 80)
 
 
 def test_a_paused_job_has_no_rate_and_says_what_lets_it_go_on(held: Held) -> None:

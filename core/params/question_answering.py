@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from textmill.core.errors import InvalidJobError
 from textmill.core.params.base import TaskParams
 
+DEFAULT_WINDOW = 384  # tokens, with the question
 MAX_FIXED_CONTEXT = 1_000_000  # characters; it is sent with the job to every chunk
 
 
@@ -71,8 +75,9 @@ class QuestionAnsweringParams(TaskParams):
     def _check_together(self) -> QuestionAnsweringParams:
         if self.question is not None and self.context is not None:
             raise ValueError("question and context are both fixed; one has to come from the input")
-        if self.window is not None and self.stride is not None and self.stride >= self.window:
-            raise ValueError(f"stride {self.stride} is no less than window {self.window}")
+        window = DEFAULT_WINDOW if self.window is None else self.window
+        if self.stride is not None and self.stride >= window:
+            raise ValueError(f"stride {self.stride} is no less than window {window}")
         if self.no_answer_threshold is not None and not self.no_answer:
             raise ValueError("no_answer_threshold counts only with no_answer")
         return self
@@ -81,6 +86,18 @@ class QuestionAnsweringParams(TaskParams):
         """What is not the same for all records."""
         fixed = {"question": self.question, "context": self.context}
         return tuple(name for name, value in fixed.items() if value is None)
+
+    def check_model(self, name: str, folder: Path, config: Mapping[str, Any]) -> None:
+        """Raise InvalidJobError where the windows that the model reads are as short as the stride.
+
+        A question has to fit beside it too, but that is the record's business.
+        """
+        positions = config.get("max_position_embeddings")
+        if self.stride is not None and isinstance(positions, int) and 0 < positions <= self.stride:
+            raise InvalidJobError(
+                f"stride is {self.stride}, and model {name!r} reads windows of {positions} tokens "
+                "at most; give a smaller --stride"
+            )
 
     def text_field(self) -> str:
         """The context, which answers are spans of; a fixed one is with the job, not in each row."""

@@ -58,6 +58,7 @@ class RecordBuilder:
         self._id_column = id_column
         self._rules = None if rules is None or rules.are_plain else rules
         self._store_text = StoreText.FULL if rules is None else rules.store_text
+        self._id_is_named = id_column in fields.values()  # by a template
         self._composition = rules.params.composition() if rules is not None else None
         self._expected = self._composition.expected if self._composition else "a text"
 
@@ -71,7 +72,8 @@ class RecordBuilder:
         if self._id_column is None:
             record_id = str(index)
         else:
-            given = values.pop(self._id_column, None)
+            take = values.get if self._id_is_named else values.pop
+            given = take(self._id_column, None)
             if type(given) is str and given:
                 record_id = given
             elif type(given) is int or type(given) is float:
@@ -145,6 +147,8 @@ class RecordBuilder:
         """A record with options of its own, or with inputs made of its columns, or both."""
         take = values.get if rules.keep_columns else values.pop
         inputs = {field: take(column, None) for field, column in self._fields}
+        if self._id_is_named and self._id_column is not None:
+            del values[self._id_column]
         composition = self._composition
         for field, column in self._fields:
             given = inputs[field]

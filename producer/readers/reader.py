@@ -125,6 +125,8 @@ class RecordReader:
         if self._rules is not None and self._rules.by_name:
             # Fields that are named by the person are columns by their exact names.
             asked = {field: field for field in fields} | dict(asked)
+            if id_column in asked.values():
+                id_column = None  # a template may name the id too
         own = () if self._rules is None else self._rules.task.params.OWN
         try:
             chosen = choose_columns(

@@ -186,6 +186,7 @@ def test_zero_shot_classification(
         (["table.csv", "--context", "@"], ["--context @: expected the name of a file"]),
         (["table.csv", "--context", "@big.json"], ["--context @big.json: over 4 MiB"]),
         (["table.csv", "--stride", "64", "--window", "64"], ["stride 64", "window 64"]),
+        (["table.csv", "--stride", "300"], ["stride is 300", "windows of 48", "smaller --stride"]),
         (["table.csv", "--max-windows", "0"], ["'max_windows'", "'0'"]),
         (["table.csv", "--top-k", "100"], ["'top_k'", "'100'", "less than or equal to 20"]),
     ],

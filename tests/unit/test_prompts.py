@@ -160,6 +160,17 @@ def test_a_column_that_the_template_names_is_the_persons_own(tmp_path: Path) -> 
     assert record.inputs == {"text": "Say hello"}
 
 
+def test_a_template_may_name_the_id(tmp_path: Path) -> None:
+    reader = opened(
+        tmp_path, "id,text\na7,dog\n", template="{id}: {text}", reading={"id_column": "id"}
+    )
+    (record,) = reader
+    assert isinstance(record, Record)
+    assert (record.record_id, record.inputs) == ("a7", {"text": "a7: dog"})
+    assert record.extra == {"text": "dog"}
+    assert reader.extra_columns == ("text",)
+
+
 def test_an_empty_cell_of_a_template_is_an_error_row(tmp_path: Path) -> None:
     content = "text,country\nhello,\n"
     (record,) = opened(tmp_path, content, template="{text} in {country}")

@@ -383,6 +383,7 @@ def test_a_row_keeps_the_context_or_with_a_fixed_one_the_question(ask: Ask) -> N
         ({"question": "a", "context": "b"}, "both fixed"),
         ({"question": " "}, "option 'question' .* is ' ': expected a text that is not empty"),
         ({"stride": 20, "window": 16}, "stride 20 is no less than window 16"),
+        ({"stride": 384}, "stride 384 is no less than window 384"),
         ({"no_answer_threshold": 1.0}, "counts only with no_answer"),
         ({"on_long": "cut"}, "'windows', 'truncate' or 'error'"),
         ({"max_answer_token": 3}, "did you mean 'max_answer_tokens'"),

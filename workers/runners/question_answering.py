@@ -16,6 +16,7 @@ import transformers
 from textmill.core.errors import RecordError
 from textmill.core.jobs import Record
 from textmill.core.params import QuestionAnsweringParams, TaskParams
+from textmill.core.params.question_answering import DEFAULT_WINDOW
 from textmill.workers.items import Item, ModelRequest, Output, equal_key
 from textmill.workers.runners import devices, loading
 from textmill.workers.runners.answers import Asked, Window, best_answer
@@ -28,7 +29,6 @@ from textmill.workers.runners.records import check_text, own_params, read_each, 
 from textmill.workers.runners.spans import CANDIDATES, WindowSpans, find_spans
 
 TASK = "question-answering"
-DEFAULT_WINDOW = 384
 DEFAULT_STRIDE = 128
 
 

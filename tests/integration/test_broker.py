@@ -208,6 +208,25 @@ def test_wrong_password(
     assert "wrong@" not in str(caught.value)
 
 
+@pytest.mark.parametrize("for_worker", [True, False], ids=["worker", "producer"])
+def test_the_kernel_gives_up_a_broker_whose_host_is_silent(
+    settings: MakeSettings, broker_url: str, for_worker: bool
+) -> None:
+    """By its own defaults it would after 15 minutes: a worker would look alive, and get nothing."""
+    app = make_celery(settings(broker_url=broker_url), for_worker=for_worker)
+    with app.connection() as connection:
+        pool = connection.default_channel.client.connection_pool
+        one = pool.get_connection()
+        try:
+            option = one._sock.getsockopt
+            assert option(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            assert option(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) <= 10
+            if hasattr(socket, "TCP_USER_TIMEOUT"):
+                assert 0 < option(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) <= 10_000
+        finally:
+            pool.release(one)
+
+
 def test_server_that_is_no_broker(settings: MakeSettings) -> None:
     with (
         listener(b"HTTP/1.1 400 Bad Request\r\n\r\n") as url,

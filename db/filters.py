@@ -85,11 +85,11 @@ class ResultFilter:
 
     def position(self) -> tuple[float, int]:
         """Score and index of the row that ``after`` stands for; the score only in that order."""
-        score, _, index = (self.after or "").rpartition(":")
+        score, colon, index = (self.after or "").rpartition(":")
         try:
-            place = (float(score) if score else 0.0), int(index)
+            place = (float(score) if colon else 0.0), int(index)
             known = math.isfinite(place[0]) and 0 <= place[1] < 1 << ROW_BITS
-            if known and bool(score) == (self.order == "score"):
+            if known and bool(colon) == (self.order == "score"):
                 return place
         except ValueError:
             pass

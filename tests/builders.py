@@ -103,11 +103,14 @@ def make_job(
     bad: int = 0,
     finish: bool = True,
     load_seconds: float = LEASE,
+    extra_columns: Sequence[str] = (),
     **fields: Any,
 ) -> str:
     """A job with one chunk per size, then ``bad`` rows that could not be read; returns its id."""
     with database.write() as connection:
-        job_id = create_job(connection, spec(**fields), load_seconds=load_seconds)
+        job_id = create_job(
+            connection, spec(**fields), extra_columns=extra_columns, load_seconds=load_seconds
+        )
         start = 0
         for size in sizes:
             payload = encode_payload(map(record, range(start, start + size)))

@@ -96,22 +96,21 @@ def _note(context: Context, job: Row[Any], wanted: ResultFilter) -> None:
 
 def _show(context: Context, job: Row[Any], wanted: ResultFilter, limit: int | None) -> None:
     """A page as a table, how many more there are, and how to go on."""
-    from textmill.db.queries import Page, count_results, iter_results, read_page
+    from textmill.db.queries import count_results, iter_results, read_page
     from textmill.producer.cli.results_table import print_results
 
     if limit == 0:
-        page = Page(list(iter_results(context.database, job, wanted)), None)
-    else:
-        page = read_page(context.database, job, wanted, limit or r.SHOWN_ROWS)
+        print_results(iter_results(context.database, job, wanted))
+        return
+    page = read_page(context.database, job, wanted, limit or r.SHOWN_ROWS)
     shown = print_results(page.rows)
     if page.after is None:
         return
     with context.database.read() as connection:
         total = count_results(connection, job, wanted)
-    of = "more rows" if total is None else f"{number(total)} rows"
+    of = "rows, and there are more" if total is None else f"of {number(total)} rows"
     say(
-        f"{shown} of {of}; --after {page.after} for the next, --limit 0 for all, "
-        "--out FILE to keep them"
+        f"{shown} {of}; --after {page.after} for the next, --limit 0 for all, --out FILE for a file"
     )
 
 

@@ -1,8 +1,10 @@
 """A task without a model, loaded by workers through TEXTMILL_PLUGINS: its texts say what happens.
 
-``error`` raises in the runner, ``blame …`` too and says the text, ``crash`` kills the process,
-``exit`` ends it as native code may, ``lose`` loses the device, ``slow 0.5 …`` takes half a second,
-``wait PATH`` lasts until the file PATH exists; any other text is answered in upper case.
+``error`` raises in the runner, ``blame …`` too and says the text, ``quote`` and ``unreadable`` raise
+errors that quote the text, ``crash`` kills the process, ``exit`` ends it as native code may,
+``lose`` loses the device, ``nul`` answers JSON that PostgreSQL cannot store, ``slow 0.5 …`` takes
+half a second, ``wait PATH`` lasts until the file PATH exists; any other text is answered in upper
+case.
 """
 
 from __future__ import annotations
@@ -43,6 +45,9 @@ class FakeRunner:
     def prepare(
         self, records: Sequence[Record], params: TaskParams
     ) -> list[list[Item] | RecordError]:
+        for text in [record.inputs["text"] for record in records]:
+            if text.startswith("unreadable"):
+                raise ValueError(f"nobody can read {text!r}")
         return [[Item(1, record.inputs["text"])] for record in records]
 
     def forward(self, items: Sequence[Item]) -> Sequence[Any]:
@@ -51,6 +56,8 @@ class FakeRunner:
     def join(
         self, record: Record, items: Sequence[Item], raw: Sequence[Any], params: TaskParams
     ) -> Output:
+        if raw[0].startswith("\0"):
+            return Output(output="", detail={"said": raw[0]}, input_tokens=1)
         return Output(label=raw[0][:1], score=1.0, output=raw[0], input_tokens=1)
 
     def warm_up(self) -> None:
@@ -67,6 +74,10 @@ def _answer(text: str) -> str:
         raise ValueError("the text asked for an error")
     if word == "blame":
         raise ValueError(rest)
+    if word == "quote":
+        raise KeyError(text)
+    if word == "nul":
+        return f"\0{text}"
     if word == "crash":
         os.kill(os.getpid(), signal.SIGKILL)
     if word == "exit":

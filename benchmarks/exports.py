@@ -30,7 +30,7 @@ from textmill.db.session import Database
 
 COUNTRIES = ("DE", "FR", "US", "GB", "IT")
 WRITTEN_ROWS = 20_000  # in one transaction
-COMPARED_ROWS = 200_000
+COMPARED_ROWS = 50_000
 OUTS = {
     "csv": "out.csv",
     "parquet": "out.parquet",

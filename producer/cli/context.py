@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,13 +16,25 @@ if TYPE_CHECKING:
     from textmill.db.session import Database
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Context:
     """The open database and how to publish."""
 
     settings: Settings
     database: Database
-    publisher: Publisher
+
+    @cached_property
+    def publisher(self) -> Publisher:
+        """Made when it is first asked for: with it comes Celery, 20 MB of memory."""
+        from textmill.core.broker import Publisher
+
+        return Publisher(self.settings)
+
+    def close(self) -> None:
+        """Close what is open."""
+        if "publisher" in self.__dict__:
+            self.publisher.close()
+        self.database.close()
 
     def job(self, reference: str) -> Row[Any]:
         """The job's row; raises JobNotFoundError that offers the nearest ids."""
@@ -37,7 +50,6 @@ def open_context(settings: Settings | None = None) -> Iterator[Context]:
 
     Without them they are read here, and the plugins that they name are loaded.
     """
-    from textmill.core.broker import Publisher
     from textmill.core.settings import load_settings
     from textmill.core.tasks import load_plugins
     from textmill.db.schema import ensure_schema
@@ -46,11 +58,9 @@ def open_context(settings: Settings | None = None) -> Iterator[Context]:
     if settings is None:
         settings = load_settings()
         load_plugins(settings.plugins)
-    database = Database.open(settings)
-    publisher = Publisher(settings)
+    context = Context(settings, Database.open(settings))
     try:
-        ensure_schema(database, settings)
-        yield Context(settings, database, publisher)
+        ensure_schema(context.database, settings)
+        yield context
     finally:
-        publisher.close()
-        database.close()
+        context.close()

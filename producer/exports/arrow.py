@@ -12,8 +12,8 @@ def write(export: Export, file: IO[bytes]) -> int:
     import pyarrow as pa
 
     count = 0
-    with pa.ipc.new_file(file, export.schema()) as writer:
-        for batch in export.batches():
+    with export.batches() as batches, pa.ipc.new_file(file, export.schema()) as writer:
+        for batch in batches:
             writer.write_batch(batch)
             count += batch.num_rows
     return count

@@ -30,8 +30,8 @@ def write(export: Export, folder: Path) -> int:
     known = orjson.dumps({"info": {"features": features}})
     schema = schema.with_metadata({**schema.metadata, b"huggingface": known})
     count = 0
-    with _Shards(folder, schema) as shards:
-        for batch in export.batches():
+    with export.batches() as batches, _Shards(folder, schema) as shards:
+        for batch in batches:
             shards.write(batch)
             count += batch.num_rows
     _write_json(folder / STATE, _state(shards.name_all()))

@@ -23,9 +23,10 @@ def write(export: Export, file: IO[bytes]) -> int:
     table = _Table(DELIMITERS[export.format], export.spreadsheet_safe)
     file.write(table.header(export.schema().names))
     count = 0
-    for batch in export.batches():
-        file.write(table.lines(batch))
-        count += batch.num_rows
+    with export.batches() as batches:
+        for batch in batches:
+            file.write(table.lines(batch))
+            count += batch.num_rows
     return count
 
 

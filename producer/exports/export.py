@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,11 +44,11 @@ class Export:
     format: str
     spreadsheet_safe: bool = False
 
-    def batches(self) -> Iterator[Any]:
+    def batches(self) -> AbstractContextManager[Iterator[Any]]:
         """The rows as record batches of all columns, named and typed as ``schema`` says."""
         return read_ahead(self._pages())
 
-    def tables(self, rows: int, size: int) -> Iterator[Any]:
+    def tables(self, rows: int, size: int) -> AbstractContextManager[Iterator[Any]]:
         """The same as tables, each ended as soon as it has so many rows or bytes."""
         return read_ahead(_gathered(self._pages(), rows, size))
 

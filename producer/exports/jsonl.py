@@ -32,9 +32,10 @@ LINE_END = orjson.Fragment(b"\n")
 def write(export: Export, file: IO[bytes]) -> int:
     """Write every row; returns their number."""
     count = 0
-    for batch in read_ahead(export.read(COLUMNS, ())):
-        file.write(_lines(batch))
-        count += batch.num_rows
+    with read_ahead(export.read(COLUMNS, ())) as batches:
+        for batch in batches:
+            file.write(_lines(batch))
+            count += batch.num_rows
     return count
 
 

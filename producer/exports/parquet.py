@@ -15,8 +15,11 @@ def write(export: Export, file: IO[bytes]) -> int:
     import pyarrow.parquet as pq
 
     count = 0
-    with pq.ParquetWriter(file, export.schema(), compression="zstd") as writer:
-        for table in export.tables(GROUP_ROWS, GROUP_BYTES):
+    with (
+        export.tables(GROUP_ROWS, GROUP_BYTES) as tables,
+        pq.ParquetWriter(file, export.schema(), compression="zstd") as writer,
+    ):
+        for table in tables:
             writer.write_table(table, row_group_size=len(table))
             count += len(table)
     return count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from queue import Empty, Queue
 from threading import Event, Thread
 from typing import Any, TypeVar
@@ -13,26 +14,31 @@ PAGES_AHEAD = 1  # that wait to be written; one more is being read
 PATIENCE_SECONDS = 2.0  # with a database that does not answer, when nobody wants the pages any more
 
 
-def read_ahead(pages: Iterator[T]) -> Iterator[T]:
+@contextmanager
+def read_ahead(pages: Iterator[T]) -> Iterator[Iterator[T]]:
     """The same pages, each read before it is asked for; an error comes in the place of a page.
 
-    However the caller ends, the reading ends with the page that is under way, and is waited for:
-    but not for long, since Ctrl-C has to work when the database hangs.
+    However this is left, the reading ends with the page that is under way, and is waited for: but
+    not for long, since Ctrl-C has to work when the database hangs.
     """
     ready: Queue[Any] = Queue(PAGES_AHEAD)
     unwanted = Event()
     reader = Thread(target=_read, args=(pages, ready, unwanted), name="export", daemon=True)
     reader.start()
     try:
-        while (page := ready.get()) is not None:
-            if isinstance(page, BaseException):
-                raise page
-            yield page
+        yield _arriving(ready)
     finally:
         unwanted.set()
         while _take(ready):  # it may wait for a free place
             pass
         reader.join(PATIENCE_SECONDS)
+
+
+def _arriving(ready: Queue[Any]) -> Iterator[Any]:
+    while (page := ready.get()) is not None:
+        if isinstance(page, BaseException):
+            raise page
+        yield page
 
 
 def _read(pages: Iterator[Any], ready: Queue[Any], unwanted: Event) -> None:

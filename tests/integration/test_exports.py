@@ -7,6 +7,8 @@ import gzip
 import json
 import math
 import random
+import sys
+import types
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -26,7 +28,15 @@ from textmill.db.filters import ResultFilter
 from textmill.db.models import jobs, results
 from textmill.db.results import ResultRow, to_json, write_results
 from textmill.db.session import Database
-from textmill.producer.exports import Export, datasets_folder, find_format, parquet, write_export
+from textmill.producer.exports import (
+    Export,
+    datasets_folder,
+    find_format,
+    parquet,
+    registry,
+    write_export,
+)
+from textmill.producer.exports.atomic import new_file
 
 from .. import builders
 from ..builders import job_of, make_job, put
@@ -356,6 +366,39 @@ def test_a_spreadsheet_finds_no_formula(database: Database, tmp_path: Path) -> N
         raw = out.read_text(encoding="utf-8")
         assert f'{delimiter}"x;=1"{delimiter}' in raw, "no ; begins a cell where ; is the delimiter"
         assert f"{delimiter}-0.5{delimiter}" in raw
+
+
+def test_a_format_may_make_its_files_itself(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than one, say: each whole or not at all."""
+
+    def write_ids(export: Export, out: Path, force: bool) -> int:
+        errors = out.with_name(f"{out.name}.errors")
+        with new_file(out, force=force) as good, new_file(errors, force=force) as bad:
+            for batch in export.read(["record_id", "error_code"], ["country"]):
+                for row in batch.to_pylist():
+                    line = f"{row['record_id']} {row['country']}\n".encode()
+                    (bad if row["error_code"] else good).write(line)
+        return 3
+
+    module = types.SimpleNamespace(write=write_ids)
+    monkeypatch.setitem(sys.modules, "textmill.producer.exports.ids", module)
+    monkeypatch.setitem(registry.FORMATS, "ids", registry.Format("ids", (".ids",), "ids", "own"))
+    job = fill(
+        database,
+        [
+            ResultRow(0, "good", extra=to_json({"country": "DE"})),
+            ResultRow(1, "bad", error_code="empty_text"),
+        ],
+    )
+    assert export(database, job, tmp_path / "all.ids") == 3
+    assert (tmp_path / "all.ids").read_text() == "good DE\n"
+    assert (tmp_path / "all.ids.errors").read_text() == "bad None\n"
+    (tmp_path / "all.ids").unlink()
+    with pytest.raises(InvalidJobError, match="errors exists"):
+        export(database, job, tmp_path / "all.ids")
+    assert not (tmp_path / "all.ids").exists()
 
 
 def test_only_tables_are_made_safe(database: Database, tmp_path: Path) -> None:

@@ -19,9 +19,10 @@ def readers() -> list[threading.Thread]:
 
 
 def test_pages_come_in_order_and_the_thread_ends() -> None:
-    assert list(read_ahead(iter(range(100)))) == list(range(100))
-    assert list(read_ahead(iter([]))) == []
-    assert readers() == []
+    for pages in ([], list(range(100))):
+        with read_ahead(iter(pages)) as found:
+            assert list(found) == pages
+        assert readers() == []
 
 
 def test_no_more_is_read_than_is_waited_for() -> None:
@@ -32,13 +33,12 @@ def test_no_more_is_read_than_is_waited_for() -> None:
             read.append(page)
             yield page
 
-    found = read_ahead(pages())
-    assert next(found) == 0
-    # The one in hand, those that wait, and one for which there is no place.
-    wait_until(lambda: len(read) == PAGES_AHEAD + 2, what=f"{PAGES_AHEAD + 2} pages read")
-    assert next(found) == 1
-    wait_until(lambda: len(read) == PAGES_AHEAD + 3, what="one more")
-    found.close()  # type: ignore[attr-defined]
+    with read_ahead(pages()) as found:
+        assert next(found) == 0
+        # The one in hand, those that wait, and one for which there is no place.
+        wait_until(lambda: len(read) == PAGES_AHEAD + 2, what=f"{PAGES_AHEAD + 2} pages read")
+        assert next(found) == 1
+        wait_until(lambda: len(read) == PAGES_AHEAD + 3, what="one more")
     assert readers() == []
     assert len(read) <= PAGES_AHEAD + 4
 
@@ -48,11 +48,17 @@ def test_an_error_comes_after_the_pages_before_it() -> None:
         yield from range(3)
         raise ValueError("page 3 is torn")
 
-    found = read_ahead(pages())
-    assert list(islice(found, 3)) == [0, 1, 2]
-    with pytest.raises(ValueError, match="page 3 is torn"):
-        next(found)
+    with read_ahead(pages()) as found:
+        assert list(islice(found, 3)) == [0, 1, 2]
+        with pytest.raises(ValueError, match="page 3 is torn"):
+            next(found)
     assert readers() == []
+
+
+def test_an_error_of_the_writer_ends_the_reading() -> None:
+    with pytest.raises(OSError, match="full") as caught, read_ahead(iter(range(100))):
+        raise OSError("full")
+    assert readers() == [], caught
 
 
 def test_who_leaves_does_not_wait_for_a_source_that_hangs(
@@ -65,9 +71,8 @@ def test_who_leaves_does_not_wait_for_a_source_that_hangs(
         yield 0
         answer.wait(30)
 
-    found = read_ahead(pages())
-    assert next(found) == 0
-    found.close()  # type: ignore[attr-defined]
+    with read_ahead(pages()) as found:
+        assert next(found) == 0
     (reader,) = readers()
     assert reader.daemon, "else the process could not end"
     answer.set()

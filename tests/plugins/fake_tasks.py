@@ -1,7 +1,7 @@
 """A task without a model, loaded by workers through TEXTMILL_PLUGINS: its texts say what happens.
 
-``error`` raises in the runner, ``blame …`` too and says the text, ``quote`` and ``unreadable`` raise
-errors that quote the text, ``crash`` kills the process, ``exit`` ends it as native code may,
+``error`` raises in the runner, ``blame …`` too and says the text, ``quote`` and ``unreadable``
+raise errors that quote the text, ``crash`` kills the process, ``exit`` ends it as native code may,
 ``lose`` loses the device, ``nul`` answers JSON that PostgreSQL cannot store, ``slow 0.5 …`` takes
 half a second, ``wait PATH`` lasts until the file PATH exists; any other text is answered in upper
 case.

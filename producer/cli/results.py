@@ -152,9 +152,8 @@ def _show(context: Context, job: Row[Any], wanted: ResultFilter, limit: int | No
     with context.database.read() as connection:
         total = count_results(connection, job, wanted)
     of = "rows, and there are more" if total is None else f"of {number(total)} rows"
-    say(
-        f"{shown} {of}; --after {page.after} for the next, --limit 0 for all, --out FILE for a file"
-    )
+    to_go_on = f"--after {page.after} for the next, --limit 0 for all, --out FILE to keep them"
+    say(f"{shown} {of}; {to_go_on}")
 
 
 def _pairs(where: Sequence[str]) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -145,7 +146,7 @@ def _show(context: Context, job: Row[Any], wanted: ResultFilter, limit: int | No
     if limit == 0:
         print_results(iter_results(context.database, job, wanted))
         return
-    page = read_page(context.database, job, wanted, limit or SHOWN_ROWS)
+    page = read_page(context.database, job, replace(wanted, limit=None), limit or SHOWN_ROWS)
     shown = print_results(page.rows)
     if page.after is None:
         return

@@ -146,14 +146,17 @@ def _decoded(value: Any) -> dict[str, Any]:
 def value_text(value: Any) -> str | None:
     """A value of ``extra`` as the text it is compared by; None for objects, lists and nothing.
 
-    The same whether the value was just read or comes from ``jsonb``, which writes 1e16 in full.
+    The same whether the value was just read or comes from ``jsonb``, which writes 1e16 in full and
+    knows no negative zero.
     """
     if isinstance(value, str):
         return value
     if value is None or isinstance(value, dict | list):
         return None
-    if isinstance(value, float) and abs(value) >= EXACT_INTEGERS:
-        return str(int(value))
+    if isinstance(value, float):
+        if abs(value) >= EXACT_INTEGERS:
+            return str(int(value))
+        value += 0.0
     return orjson.dumps(value).decode()
 
 

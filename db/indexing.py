@@ -6,6 +6,7 @@ and are removed by making them again from the stored row: neither index keeps wh
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -151,13 +152,13 @@ def value_text(value: Any) -> str | None:
     """
     if isinstance(value, str):
         return value
-    if value is None or isinstance(value, dict | list):
+    if isinstance(value, int):
+        return str(value).lower()  # True is an int
+    if not isinstance(value, float) or not math.isfinite(value):
         return None
-    if isinstance(value, float):
-        if abs(value) >= EXACT_INTEGERS:
-            return str(int(value))
-        value += 0.0
-    return orjson.dumps(value).decode()
+    if abs(value) >= EXACT_INTEGERS:
+        return str(int(value))
+    return orjson.dumps(value + 0.0).decode()
 
 
 def write_entries(connection: Connection, job_id: str, entries: Entries) -> None:

@@ -6,6 +6,7 @@ and are removed by making them again from the stored row: neither index keeps wh
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -146,15 +147,18 @@ def _decoded(value: Any) -> dict[str, Any]:
 def value_text(value: Any) -> str | None:
     """A value of ``extra`` as the text it is compared by; None for objects, lists and nothing.
 
-    The same whether the value was just read or comes from ``jsonb``, which writes 1e16 in full.
+    The same whether the value was just read or comes from ``jsonb``, which writes 1e16 in full and
+    knows no negative zero.
     """
     if isinstance(value, str):
         return value
-    if value is None or isinstance(value, dict | list):
+    if isinstance(value, int):
+        return str(value).lower()  # True is an int
+    if not isinstance(value, float) or not math.isfinite(value):
         return None
-    if isinstance(value, float) and abs(value) >= EXACT_INTEGERS:
+    if abs(value) >= EXACT_INTEGERS:
         return str(int(value))
-    return orjson.dumps(value).decode()
+    return orjson.dumps(value + 0.0).decode()
 
 
 def write_entries(connection: Connection, job_id: str, entries: Entries) -> None:

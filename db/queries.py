@@ -71,8 +71,9 @@ def iter_results(
 def read_page(database: Database, job: Row[Any], wanted: ResultFilter, rows: int) -> Page:
     """The first rows that match, and what ``ResultFilter.after`` is for the next page."""
     found: list[Result] = []
-    limited = replace(wanted, limit=rows + 1)
-    for page in iter_pages(database, job, limited, page_rows=rows + 1):
+    more = rows + 1  # to know whether there is a next one
+    limit = more if wanted.limit is None else min(more, wanted.limit)
+    for page in iter_pages(database, job, replace(wanted, limit=limit), page_rows=more):
         found += page
     if len(found) <= rows:
         return Page(found, None)

@@ -54,13 +54,14 @@ def open_context(settings: Settings | None = None) -> Iterator[Context]:
     from textmill.core.tasks import load_plugins
     from textmill.db.schema import ensure_schema
     from textmill.db.session import Database
+    from textmill.producer.terminal import say
 
     if settings is None:
         settings = load_settings()
         load_plugins(settings.plugins)
     context = Context(settings, Database.open(settings))
     try:
-        ensure_schema(context.database, settings)
+        ensure_schema(context.database, settings, lambda what: say(f"note: {what}"))
         yield context
     finally:
         context.close()

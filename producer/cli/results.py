@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -102,16 +103,16 @@ def _show(context: Context, job: Row[Any], wanted: ResultFilter, limit: int | No
     if limit == 0:
         print_results(iter_results(context.database, job, wanted))
         return
-    page = read_page(context.database, job, wanted, limit or r.SHOWN_ROWS)
+    rows = limit or r.SHOWN_ROWS
+    page = read_page(context.database, job, replace(wanted, limit=None), rows)
     shown = print_results(page.rows)
     if page.after is None:
         return
     with context.database.read() as connection:
         total = count_results(connection, job, wanted)
     of = "rows, and there are more" if total is None else f"of {number(total)} rows"
-    say(
-        f"{shown} {of}; --after {page.after} for the next, --limit 0 for all, --out FILE for a file"
-    )
+    to_go_on = f"--after {page.after} for the next, --limit 0 for all, --out FILE to keep them"
+    say(f"{shown} {of}; {to_go_on}")
 
 
 def _pairs(where: Sequence[str]) -> dict[str, str]:

@@ -281,6 +281,8 @@ def test_a_column_that_there_is_not_is_named_with_the_nearest_one(
         ({"where": {"n": "\udcff"}}, r"where 'n' is '\\udcff'; expected text"),
         ({"where": {"n": None}}, r"where 'n' is None; expected a text or a number"),
         ({"where": {"n": [1]}}, r"where 'n' is \[1\]; expected a text or a number"),
+        ({"where": {"n": float("inf")}}, r"where 'n' is inf; expected a text or a number"),
+        ({"where": {"n": b"x"}}, r"where 'n' is b'x'; expected a text or a number"),
         ({"error_code": 7}, r"error_code is 7; expected text"),
         ({"min_score": float("nan")}, r"min_score is nan; expected a number"),
         ({"max_score": float("nan")}, r"max_score is nan; expected a number"),

@@ -8,9 +8,12 @@ import pytest
 from sqlalchemy import event
 
 from textmill.core.errors import InvalidJobError
+from textmill.core.jobs import Record
 from textmill.db import score_order
 from textmill.db.filters import ResultFilter
 from textmill.db.jobs import get_job
+from textmill.db.loading import NewChunk, add_chunks, create_job, finish_loading
+from textmill.db.payloads import encode_payload
 from textmill.db.queries import Page, iter_results, read_page
 from textmill.db.rerun import rerun_job
 from textmill.db.results import ResultRow, to_json
@@ -19,6 +22,7 @@ from textmill.db.session import Database
 
 from .. import builders, submissions
 from ..builders import claim_all, complete, job_of, make_job, snapshot, spec
+from ..entries import read_values
 from ..filled import add_rows, filled_job
 from ..submissions import send
 
@@ -172,6 +176,44 @@ def test_what_runs_again_is_found_by_what_it_is_now(database: Database) -> None:
     (claimed,) = claim_all(database, job_id)
     complete(database, claimed)
     assert [row.label for row in iter_results(database, job, where)] == ["ham"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("DE", "DE"), ("", ""), ("a" * 3000, "a" * 3000), ("'\\é\n", "'\\é\n"), (7, "7"),
+        (2**63, "9223372036854775808"), (1.0, "1.0"), (0.1 + 0.2, "0.30000000000000004"),
+        (-0.0, "0.0"), (1e15, "1000000000000000.0"), (1e16, "10000000000000000"),
+        (1e22, "10000000000000000000000"), (1e-7, "1e-7"), (True, "true"), (False, "false"),
+        (None, None), ([1, "x"], None), ({"bb": 1, "a": [2]}, None),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_declared_value_is_found_and_goes_with_its_row(
+    database: Database, value: Any, text: str | None
+) -> None:
+    """As JSON the value is another text on PostgreSQL than in the input."""
+    records = [Record(n, f"id{n}", {"text": "x"}, extra={"n": value}) for n in range(2)]
+    with database.write() as connection:
+        job_id = create_job(
+            connection, spec(index_columns=("n",)), extra_columns=["n"], load_seconds=60
+        )
+        add_chunks(connection, job_id, [NewChunk(2, encode_payload(records))], load_seconds=60)
+        finish_loading(connection, job_id, total=2, errors=0, input_hash=b"hash")
+    for again in (retry_job, rerun_job, None):
+        (claimed,) = claim_all(database, job_id)
+        complete(database, claimed, {0, 1})
+        job = job_of(database, job_id)
+        if text is not None:
+            wanted = ResultFilter(where={"n": value})
+            assert [row.record_index for row in iter_results(database, job, wanted)] == [0, 1]
+            assert wanted.wanted_values == {"n": text}
+        with database.read() as connection:
+            assert len(read_values(connection)) == (0 if text is None else 2)
+        if again is not None:
+            assert database.transact(again, job_id) == 2
+            with database.read() as connection:
+                assert read_values(connection) == set()
 
 
 def test_rows_of_more_labels_than_are_merged_come_by_their_score(

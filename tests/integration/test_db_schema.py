@@ -238,6 +238,25 @@ def test_an_empty_embedded_database_gets_its_tables(settings: MakeSettings) -> N
     database.close()
 
 
+def test_an_upgrade_of_the_embedded_database_is_told_before_it_begins(
+    settings: MakeSettings,
+) -> None:
+    embedded = settings()
+    database = Database.open(embedded)
+    told: list[tuple[str, str | None]] = []
+
+    def tell(what: str) -> None:
+        told.append((what, current_revision(database)))
+
+    upgrade(database, "0002")
+    ensure_schema(database, embedded, tell)
+    ensure_schema(database, embedded, tell)
+    ((what, before),) = told
+    assert (before, current_revision(database)) == ("0002", HEAD)
+    assert what.startswith(f"the database is upgraded from schema 0002 to {HEAD}; ")
+    database.close()
+
+
 def test_two_first_commands_at_once_make_the_embedded_tables_once(settings: MakeSettings) -> None:
     embedded = settings()
     databases = [Database.open(embedded) for _ in range(2)]

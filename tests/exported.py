@@ -19,6 +19,7 @@ import zstandard
 from sqlalchemy import Row, select
 
 from textmill.db.batches import iter_batches
+from textmill.db.filters import ResultFilter
 from textmill.db.models import jobs, results
 from textmill.db.results import ResultRow, to_json, write_results
 from textmill.db.session import Database
@@ -109,10 +110,11 @@ def export(database: Database, job: Row[Any], out: Path, **options: Any) -> int:
     """As the command does it; ``options`` are of ``Export`` and ``iter_batches``."""
     force = options.pop("force", False)
     safe = options.pop("spreadsheet_safe", False)
+    pages = {"page_rows": options.pop("page_rows")} if "page_rows" in options else {}
     kind = "datasets" if out.suffix == ".datasets" else None
 
     def read(columns: Any, extra: Any) -> Iterator[Any]:
-        return iter_batches(database, job, columns=columns, extra=extra, **options)
+        return iter_batches(database, job, ResultFilter(**options), columns, extra, **pages)
 
     found = find_format(kind, out)
     given = Export(job=job, read=read, format=found.name, spreadsheet_safe=safe)

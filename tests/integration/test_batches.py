@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
+from typing import Any
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import text
 
 from textmill.db.batches import iter_batches
-from textmill.db.models import results
-from textmill.db.results import ResultRow
+from textmill.db.chunks import count_labels_of
+from textmill.db.filters import ResultFilter
+from textmill.db.indexing import make_entries
+from textmill.db.models import jobs
+from textmill.db.queries import iter_results
+from textmill.db.results import ResultRow, to_json, write_results
 from textmill.db.session import Database
 
 from .. import builders
+from ..builders import job_of, put
 from ..exported import fill
 from ..servers import wait_until
 
@@ -30,29 +37,70 @@ def test_rows_come_in_the_order_that_is_asked_for(database: Database) -> None:
     }.items():
         for page_rows in (1, 2, 3, 100):
             for limit in (None, 0, 1, 2, 4, 99):
-                batches = iter_batches(
-                    database,
-                    job,
-                    columns=["record_index"],
-                    order=order,  # type: ignore[arg-type]
-                    limit=limit,
-                    page_rows=page_rows,
-                )
+                wanted = ResultFilter(order=order, limit=limit)  # type: ignore[arg-type]
+                batches = iter_batches(database, job, wanted, ["record_index"], page_rows=page_rows)
                 found = [index for batch in batches for index in batch.column(0).to_pylist()]
                 assert found == expected[:limit], (order, page_rows, limit)
 
 
-def test_a_query_of_conditions_decides_which_rows(database: Database) -> None:
-    rows = [ResultRow(at, f"r{at}", label="spam" if at % 3 else "ham") for at in range(20)]
-    job = fill(database, rows, [])
-    query = select(results.c.text).where(
-        results.c.job_id == job.id, results.c.label == "spam", results.c.record_id.in_(["r1", "r8"])
+WORDS = "free prize call now urgent reply later".split()
+FILTERS: list[dict[str, Any]] = [
+    {},
+    {"label": "spam"},
+    {"label": "ham", "min_score": 0.5},
+    {"max_score": 0.1},
+    {"errors": True},
+    {"errors": False, "limit": 17},
+    {"record_id": "r31"},
+    {"where": {"country": "DE"}},
+    {"where": {"page": "3"}},
+    {"search": "free -prize"},
+    {"search": '"urgent reply"', "label": "spam"},
+    {"search": "call", "limit": 5},
+    {"after": "40"},
+    {"order": "score"},
+    {"order": "score", "label": "spam", "search": "free"},
+]
+
+
+@pytest.mark.parametrize("full_text", [True, False])
+def test_a_filter_gives_the_rows_that_it_gives_one_by_one(
+    database: Database, full_text: bool
+) -> None:
+    dice = random.Random(1)
+    rows = []
+    for at in range(200):
+        words = " ".join(dice.choices(WORDS, k=5))
+        label = None if at % 20 == 7 else dice.choice(["spam", "ham"])
+        extra = to_json({"country": dice.choice(["DE", "FR"]), "page": at // 10})
+        error = "too_long" if label is None else None
+        score = None if error else round(dice.random(), 2)
+        rows.append(
+            ResultRow(at, f"r{at}", words, None, label, score, error_code=error, extra=extra)
+        )
+    job = fill(database, [], ["country", "page"])
+    put(
+        database,
+        jobs,
+        jobs.c.id == job.id,
+        full_text=full_text,
+        index_columns=["country"],
+        total_records=len(rows),
+        error_records=10,
     )
-    batches = iter_batches(database, job, query, columns=["record_id", "label"], page_rows=1)
-    assert [row for batch in batches for row in batch.to_pylist()] == [
-        {"record_id": "r1", "label": "spam"},
-        {"record_id": "r8", "label": "spam"},
-    ]
+    job = job_of(database, job.id)
+    with database.write() as connection:
+        entries = make_entries(job, rows, sqlite=database.is_sqlite)
+        write_results(connection, job.id, rows, entries)
+        count_labels_of(connection, job.id, Counter(row.label for row in rows if row.label))
+    for given in FILTERS:
+        wanted = ResultFilter(**given)
+        expected = [row.record_id for row in iter_results(database, job, wanted)]
+        assert expected
+        for page_rows in (1, 7, 500):
+            batches = iter_batches(database, job, wanted, ["record_id"], page_rows=page_rows)
+            found = [one for batch in batches for one in batch.column(0).to_pylist()]
+            assert found == expected, (given, page_rows)
 
 
 @pytest.mark.parametrize("page_rows", [1, 8, 50])
@@ -63,12 +111,10 @@ def test_rows_are_found_however_they_lie(database: Database, page_rows: int) -> 
     labels = ["spam" if dice.random() < share else "ham" for share in shares for _ in range(150)]
     rows = [ResultRow(3 * at, f"r{at}", label=label) for at, label in enumerate(labels)]
     job = fill(database, [row for row in rows if dice.random() < 0.9 or row.label == "spam"], [])
-    query = select(results).where(results.c.job_id == job.id, results.c.label == "spam")
     expected = [row.record_index for row in rows if row.label == "spam"]
     for limit in (None, 1, 7, len(expected)):
-        batches = iter_batches(
-            database, job, query, columns=["record_index"], limit=limit, page_rows=page_rows
-        )
+        wanted = ResultFilter(label="spam", limit=limit)
+        batches = iter_batches(database, job, wanted, ["record_index"], page_rows=page_rows)
         found = [index for batch in batches for index in batch.column(0).to_pylist()]
         assert found == expected[:limit]
 
@@ -78,7 +124,7 @@ def test_a_job_that_the_planner_knows_nothing_of_is_read_once(postgresql: Databa
     rows = 20_000
     job = fill(postgresql, [ResultRow(at, f"r{at}", "text") for at in range(rows)], [])
     before = fetched_rows(postgresql)
-    batches = iter_batches(postgresql, job, columns=["record_index"], page_rows=500)
+    batches = iter_batches(postgresql, job, ResultFilter(), ["record_index"], page_rows=500)
     assert sum(batch.num_rows for batch in batches) == rows
     wait_until(lambda: fetched_rows(postgresql) >= before + rows, 30, what="counted")
     assert fetched_rows(postgresql) < before + 2 * rows
@@ -99,7 +145,7 @@ def test_a_page_of_large_rows_ends_early(database: Database) -> None:
     rows = [ResultRow(at, f"r{at}", "x" * size) for at, size in enumerate(sizes)]
     job = fill(database, rows, [])
     for _ in range(2):
-        batches = list(iter_batches(database, job, columns=["record_index", "text"]))
+        batches = list(iter_batches(database, job, ResultFilter(), ["record_index", "text"]))
         found = [index for batch in batches for index in batch.column(0).to_pylist()]
         assert found == list(range(len(sizes)))
         # At most what is fetched at once is over the limit of 4 MB.

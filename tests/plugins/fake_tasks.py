@@ -2,7 +2,7 @@
 
 ``error`` raises in the runner, ``crash`` kills the process, ``slow 0.5 …`` takes half a second,
 ``wait PATH`` lasts until the file PATH exists, ``quote`` and ``unreadable`` raise errors that quote
-the text, ``nul`` answers JSON that PostgreSQL cannot store; any other text is answered in upper case.
+the text, ``nul`` answers JSON that PostgreSQL cannot store; others are answered in upper case.
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fixed_cost", description=__doc__)
     parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
     parser.add_argument("--indexes", choices=["none", "default"], default="default")
+    parser.add_argument("--full-text", action="store_true", help="index the words too")
     parser.add_argument("--texts", type=int, default=200_000)
     parser.add_argument("--chunk-records", type=int, default=4096)
     parser.add_argument("--workers", type=int, default=2, help="worker processes")
@@ -43,12 +44,13 @@ def main() -> None:
         schema.upgrade(database)
         if given.indexes == "none":
             _drop_indexes(database)
-        rate = measure_job(database, settings, given.texts, given.workers, given.slots)
+        rate = measure_job(database, settings, given)
         single = measure_task_per_text(database, settings, given.single_texts)
         database.close()
     found = {
         "database": given.database,
         "indexes": given.indexes,
+        "full_text": given.full_text,
         "texts": given.texts,
         "chunk_records": given.chunk_records,
         "workers": given.workers,
@@ -72,18 +74,18 @@ def _drop_indexes(database: Database) -> None:
             connection.execute(text(f"DROP INDEX {index.name}"))
 
 
-def measure_job(
-    database: Database, settings: Settings, texts: int, workers: int, slots: int
-) -> float:
+def measure_job(database: Database, settings: Settings, given: argparse.Namespace) -> float:
     """Texts per second of one job."""
+    texts, workers = given.texts, given.workers
     source = settings.home / "texts.txt"
     with source.open("w") as file:
         file.writelines(f"text number {at}, as short as a message\n" for at in range(texts))
     command = [sys.executable, "-P", "-m", "textmill.workers"]
-    command += ["--devices", ",".join(["cpu"] * workers), "--slots", str(slots)]
+    command += ["--devices", ",".join(["cpu"] * workers), "--slots", str(given.slots)]
     with process(command, settings.home / "worker.log"):
         wait_for(lambda: _live(database) == workers, seconds=60, what="workers")
-        job_id = textmill("submit", str(source), "--task", "null", "--model", "none")
+        words = "--full-text" if given.full_text else "--no-full-text"
+        job_id = textmill("submit", str(source), "--task", "null", "--model", "none", words)
         wait_for(lambda: _ended(database, job_id), seconds=600, what="the job")
     with database.read() as connection:
         job: Any = get_job(connection, job_id)

@@ -187,7 +187,8 @@ def test_the_env_file_shows_the_defaults(monkeypatch: pytest.MonkeyPatch) -> Non
     """Given every optional line without its #, the settings load, and defaults are the code's."""
     _, optional = env_file()
     named = {name for name in optional if name.startswith("TEXTMILL_")}
-    free = {"DATABASE_URL", "BROKER_URL", "PLUGINS", "MAX_BATCH_TOKENS", "MAX_MODEL_MEMORY_GB"}
+    free = {"DATABASE_URL", "SQL_DATABASE_URL", "BROKER_URL", "HASH_KEY", "PLUGINS"}
+    free |= {"MAX_BATCH_TOKENS", "MAX_MODEL_MEMORY_GB"}
 
     settings = settings_of("worker", monkeypatch, **optional)
 

@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 
 from textmill.core.checkpoints import Permits
 from textmill.core.errors import (
+    InvalidJobError,
     ModelLoadError,
     RecordError,
     RetryableError,
@@ -21,6 +22,7 @@ from textmill.core.errors import (
 from textmill.core.hub import COMMIT
 from textmill.core.jobs import Record
 from textmill.core.messages import ChunkMessage
+from textmill.core.params import TaskParams
 from textmill.core.tasks import get_task, validate_params
 from textmill.db import suspects
 from textmill.db.chunks import (
@@ -101,7 +103,7 @@ def _process_suspect(worker: WorkerProcess, claim: Claim) -> None:
 
 
 def _condemn(worker: WorkerProcess, claim: Claim, verdict: RecordError) -> list[ChunkMessage]:
-    params = validate_params(get_task(claim.job.task), claim.job.params)
+    params = _params_of(claim)
     return _complete(worker, claim, gather_outcome(claim.records, [verdict], params.text_field()))
 
 
@@ -146,8 +148,7 @@ def _finish(
 
 
 def _compute(worker: WorkerProcess, claim: Claim, hold: Hold) -> ChunkOutcome:
-    job, records = claim.job, claim.records
-    params = validate_params(get_task(job.task), job.params)
+    records, params = claim.records, _params_of(claim)
     engine = worker.pool.engine(_model_request(worker, claim))
     submission = engine.submit(records, params)
     hold.on_loss(submission.cancel)
@@ -157,6 +158,17 @@ def _compute(worker: WorkerProcess, claim: Claim, hold: Hold) -> ChunkOutcome:
     outcome = gather_outcome(records, outputs, params.text_field())
     outcome.device_seconds = submission.device_seconds
     return outcome
+
+
+def _params_of(claim: Claim) -> TaskParams:
+    """The job's options; raises ModelLoadError where this worker knows no such task or option."""
+    try:
+        return validate_params(get_task(claim.job.task), claim.job.params)
+    except InvalidJobError as error:
+        raise ModelLoadError(
+            f"this worker cannot run the job: {error}; it needs the version of Textmill, and in "
+            "TEXTMILL_PLUGINS the tasks of your own, that the job was submitted with"
+        ) from None
 
 
 def _model_request(worker: WorkerProcess, claim: Claim) -> ModelRequest:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -126,6 +127,19 @@ def load_plugins(modules: Iterable[str]) -> None:
             raise ConfigurationError(
                 f"TEXTMILL_PLUGINS names {module!r}, which cannot be imported: {error}"
             ) from error
+        except Exception as error:  # whatever a person's own file may raise
+            raise ConfigurationError(
+                f"TEXTMILL_PLUGINS names {module!r}, which fails when it is imported: "
+                f"{type(error).__name__}: {error}{_place(error)}"
+            ) from error
+
+
+def _place(error: Exception) -> str:
+    """`` (FILE, line 3)`` of the line that raised it; a syntax error says its own."""
+    if isinstance(error, SyntaxError) or error.__traceback__ is None:
+        return ""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f" ({last.filename}, line {last.lineno})"
 
 
 def get_task(name: str) -> Task:

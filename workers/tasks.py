@@ -120,7 +120,10 @@ def _params_of(claim: Claim) -> TaskParams:
     try:
         return validate_params(get_task(claim.job.task), claim.job.params)
     except InvalidJobError as error:
-        raise ModelLoadError(f"this worker cannot run the job: {error}") from None
+        raise ModelLoadError(
+            f"this worker cannot run the job: {error}; it needs the version of Textmill, and in "
+            "TEXTMILL_PLUGINS the tasks of your own, that the job was submitted with"
+        ) from None
 
 
 def _split(worker: WorkerProcess, claim: Claim) -> list[ChunkMessage]:

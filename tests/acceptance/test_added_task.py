@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import transformers
 
+from ..servers import wait_until
 from ..tiny_models import save_model
-from .conftest import Shell, assert_user_error
+from .conftest import FAKE, Shell, assert_user_error
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "token_classification"
@@ -28,9 +29,14 @@ TEXTS = [
 ]
 
 
+def name_plugin(shell: Shell, name: str, folder: Path) -> None:
+    path = f"{ROOT}{os.pathsep}{folder}"
+    shell.env |= {"TEXTMILL_PLUGINS": name, "PYTHONPATH": path}
+
+
 @pytest.fixture
 def tagger(shell: Shell) -> str:
-    shell.env |= {"TEXTMILL_PLUGINS": "token_classification", "PYTHONPATH": str(EXAMPLE)}
+    name_plugin(shell, "token_classification", EXAMPLE)
     return str(
         save_model(
             shell.folder / "model",
@@ -97,3 +103,34 @@ def test_the_page_shows_the_file_that_is_tested() -> None:
     assert shown
     for block in shown:
         assert block in code
+
+
+@pytest.mark.parametrize(
+    ("code", "parts"),
+    [
+        ("\nraise KeyError('a')\n", ["KeyError: 'a'", "own_task.py, line 2"]),
+        ("def x(:\n", ["SyntaxError", "own_task.py, line 1"]),
+        ("import nosuch\n", ["cannot be imported: No module named 'nosuch'"]),
+    ],
+)
+def test_a_file_that_fails_is_named_with_its_line(
+    shell: Shell, code: str, parts: list[str]
+) -> None:
+    shell.write("own_task.py", code)
+    name_plugin(shell, "own_task", shell.folder)
+    assert_user_error(shell.run("tasks"), "TEXTMILL_PLUGINS names 'own_task'", *parts)
+
+
+def test_a_worker_without_the_task_says_what_it_needs(shell: Shell) -> None:
+    """And leaves the job to others: here is none, so the job fails with what to do."""
+    job = shell.submit(shell.write("texts.txt", "good\n"), *FAKE)
+    submitters = dict(shell.env)
+    shell.env |= {"TEXTMILL_PLUGINS": ""}
+    shell.start_worker()
+    shell.env = submitters
+    wait_until(lambda: shell.rows("jobs")[0]["finished_at"], 60, what="finished")
+    (row,) = shell.rows("jobs")
+    assert (row["id"], row["status"]) == (job, "failed")
+    assert "unknown task 'fake'" in row["error"]
+    assert "TEXTMILL_PLUGINS" in row["error"]
+    assert "failed 3 times" not in row["error"]

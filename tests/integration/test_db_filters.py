@@ -46,15 +46,19 @@ def make_row(rng: random.Random, index: int) -> ResultRow:
         return ResultRow(index, f"r{index}", text or None, error_code=code, extra=extra)
     first, *further = rng.sample(["ham", "spam", "ad", "eggs"], rng.choice([1, 1, 1, 2, 3]))
     label = rng.choice(["ham", first]) if not further else first
+    if index % 40 == 7:
+        further.append("odd")
+    if index % 40 in (9, 0):  # 0 too: the first row is on every way
+        label = "odd"
     return ResultRow(
         index,
         f"r{index % 690}",  # ids differ, but for those of records that Python made
         text,
         None,
-        None if index % 17 == 0 else label,
+        None if index % 17 == 1 else label,
         rng.choice([0.1, 0.5, rng.random()]) if index % 19 else None,
         rng.choice([None, "", "Now: call later"]),
-        detail=to_json({"labels": [label, *further]}) if further and index % 17 else None,
+        detail=to_json({"labels": [label, *further]}) if further and index % 17 != 1 else None,
         extra=extra,
     )
 
@@ -102,7 +106,8 @@ def filled(
 
 
 CONDITIONS: dict[str, tuple[Mapping[str, Any], Callable[[ResultRow], bool]]] = {
-    "rare label": ({"label": "eggs"}, lambda row: "eggs" in labels_of(row)),
+    "rare label": ({"label": "odd"}, lambda row: "odd" in labels_of(row)),
+    "further label": ({"label": "eggs"}, lambda row: "eggs" in labels_of(row)),
     "frequent label": ({"label": "ham"}, lambda row: "ham" in labels_of(row)),
     "no such label": ({"label": "HAM"}, lambda row: False),
     "few scores": ({"min_score": 0.95}, lambda row: (row.score or 0) >= 0.95),
@@ -229,6 +234,7 @@ def test_where_few_are_few_and_many_are_many_makes_no_difference(
 ) -> None:
     database, jobs = filled
     monkeypatch.setattr(module, limit, 2)
+    monkeypatch.setattr(sources, "PROBED", 1)
     for names in (["few scores"], ["word", "rare label"], ["country"], ["frequent label", "word"]):
         check(database, jobs["first"], FIRST, *names)
 

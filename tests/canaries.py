@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from hashlib import blake2b
 from pathlib import Path
 
 from sqlalchemy import Row, select, text
@@ -22,14 +23,15 @@ from textmill.workers.rows import Keeping, gather_outcome
 
 from .builders import claim_all, spec
 
+TAIL = 14
 KEY = b"a key of 24 bytes or so."
 # One for each place that a text gets to; each is a word, so that an index of words has it too.
 PLACES = ("text", "output", "detail", "extra", "declared", "message", "id")
 
 
 def canary(place: str, index: int | str) -> str:
-    """A word that stands in one place of one record and nowhere else."""
-    return f"zq{place}canary{index}x"
+    """A word that stands in one place of one record and nowhere else, and begins as no other."""
+    return blake2b(f"{place} {index}".encode(), digest_size=10).hexdigest()
 
 
 def record(index: int) -> Record:
@@ -149,8 +151,11 @@ def files_of(database: Database, folder: Path | None = None) -> list[Path]:
 
 
 def found_in(files: Iterable[Path], *wanted: str | bytes) -> list[str]:
-    """Which of these stand in the files, and where."""
-    needles = [one.encode() if isinstance(one, str) else one for one in wanted]
+    """Which of these stand in the files, and where.
+
+    Of a text its end: an index of words keeps of each only what differs from the one before.
+    """
+    needles = [one[-TAIL:].encode() if isinstance(one, str) else one for one in wanted]
     found = []
     for file in files:
         content = file.read_bytes()

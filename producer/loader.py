@@ -53,8 +53,6 @@ class InputDigest:
         about: list[Any] = [spec.task, model, spec.revision, spec.dtype, spec.params]
         if permits := loading_db.permits_of(spec):
             about.append(permits)
-        if spec.store_text != StoreText.FULL:
-            about.append(spec.store_text)
         self._without_texts = spec.store_text == StoreText.NONE
         keyed = spec.store_text == StoreText.HASH
         self._hash = keyed_digest(require_key(hash_key)) if keyed else hashlib.sha256()

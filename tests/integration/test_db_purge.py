@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import event, select, text
 
 from textmill.core.errors import JobConflictError, PurgedJobError, ServiceUnavailableError
 from textmill.core.jobs import ENDED, JobStatus
@@ -16,7 +16,7 @@ from textmill.db.audits import bytes_are_left, list_audits
 from textmill.db.filters import ResultFilter
 from textmill.db.indexing import row_id
 from textmill.db.jobs import cancel_job, fail_job
-from textmill.db.models import chunks, jobs, payloads, result_values, reuse_keys
+from textmill.db.models import chunks, jobs, payloads, result_values, reuse_keys, workers
 from textmill.db.payloads import decode_payload
 from textmill.db.purge import find_old, is_purged, purge_job
 from textmill.db.queries import count_labels, iter_results
@@ -428,6 +428,14 @@ def folder(request: pytest.FixtureRequest, database: Database) -> Path | None:
     return server.folder
 
 
+@pytest.fixture(autouse=True)
+def _others(database: Database) -> Iterator[None]:
+    """Others have the database open, as workers do: SQLite empties its log for the last one."""
+    connection = database.engine.raw_connection()
+    yield
+    connection.close()
+
+
 def analyze(database: Database) -> None:
     """Have the planner take samples of all values, as it does by itself from time to time."""
     with database.engine.connect() as plain:
@@ -475,6 +483,35 @@ def test_no_file_has_a_byte_of_the_only_job_there_was(
     assert found_in(files_of(database, folder), *wanted) == []
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_what_was_deleted_before_the_purge_goes_too(database: Database) -> None:
+    """SQLite leaves deleted bytes where they are, unless it was built or told to do otherwise."""
+
+    @event.listens_for(database.engine, "connect")
+    def _as_most_are(connection: Any, record: Any) -> None:
+        connection.execute("PRAGMA secure_delete = OFF")
+
+    database.engine.dispose()
+    job_id = private_job(database, run=0)
+    inputs = payload_bytes(database, job_id)
+    put(database, chunks, chunks.c.job_id == job_id, status="done")
+    put_job(database, job_id, JobStatus.COMPLETED)
+    with database.write() as connection:
+        connection.execute(payloads.delete())
+    vacuum_log(database)
+    assert len(inputs) == 2
+    assert len(found_in(files_of(database), *inputs)) == 2
+    vacuum(database)
+    assert found_in(files_of(database), *inputs) == []
+
+
+def vacuum_log(database: Database) -> None:
+    with database.engine.connect() as connection:
+        connection.exec_driver_sql("ROLLBACK")
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.exec_driver_sql("BEGIN")
+
+
 def test_no_file_has_a_byte_of_a_purged_record(database: Database, folder: Path | None) -> None:
     job_id = private_job(database, errors=(1, 2))
     analyze(database)
@@ -497,7 +534,7 @@ def test_what_an_older_transaction_may_still_read_is_waited_for(
     with database.read() as older:
         if not database.is_sqlite:
             older.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
-        older.execute(select(jobs.c.id)).all()
+        older.execute(select(workers)).all()  # which nobody needs to lock
         purge_job(database, job_id, ASKED)
         with pytest.raises(ServiceUnavailableError, match="gave up waiting for"):
             vacuum(database, patience_seconds=0, on_wait=waited.append)

@@ -29,7 +29,8 @@ class Evil:
         lines = "".join(json.dumps(record) + "\n" for record in records)
         path = shell.write("\x1b[31mred.jsonl", lines)
         name = ["--name", EVIL, "--key", EVIL, "--id-column", "id"]
-        self.submission: list[str | Path] = ["submit", path, *FAKE, *name]
+        model = ["--task", "fake", "--model", "m\x1b[31m"]
+        self.submission: list[str | Path] = ["submit", path, *model, *name]
         self.id = ""
 
     def run(self) -> None:
@@ -63,6 +64,7 @@ def test_a_submission_and_its_mistakes_show_no_control_characters(evil: Evil) ->
     for command in ("jobs", "show", "pause", "resume", "cancel"):
         shown = evil.see(command, *(["last"] if command != "jobs" else []))
         assert SHOWN in shown or command not in ("jobs", "show"), shown
+        assert r"model     m\x1b[31m" in shown or command != "show", shown
     assert "evil" in evil.see("show", EVIL + "?", code=2)
 
 

@@ -23,17 +23,19 @@ def _watch(shell: Shell, load: Load, *options: str) -> subprocess.Popen[str]:
 def test_watch_waits_for_the_database_and_goes_on(
     database_shell: Shell, own_postgres: PostgresServer
 ) -> None:
+    gate = database_shell.folder / "gate"  # the job is not over before the outage is
     database_shell.start_worker()
-    load = Load(database_shell)
+    load = Load(database_shell, last=f"wait {gate}")
     load.wait_for_results()
     watching = _watch(database_shell, load)
     own_postgres.stop()
     database_shell.wait_for_log("waiting: the database", "watch.log")
     own_postgres.start()
+    gate.touch()
     assert watching.wait(60) == 0
     log = database_shell.log("watch.log")
     assert log.count("waiting:") == log.count("going on:") == 1
-    assert "completed: 200 of 200 records" in log
+    assert "completed: 201 of 201 records" in log
     load.assert_complete()
 
 

@@ -55,6 +55,15 @@ def test_json_for_a_terminal_is_the_same_json(text: str) -> None:
     assert json.loads(shown) == {text: text}
 
 
+def test_what_commands_say_and_answer_is_neutralised(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.say("to a person \x1b[31m")
+    terminal.tell("what was asked \x9b31m")
+    terminal.emit_json({"text": "\x1b\x9b"})
+    out, err = capsys.readouterr()
+    assert err == "to a person \\x1b[31m\n"
+    assert out == 'what was asked \\x9b31m\n{"text":"\\u001b\\u009b"}\n'
+
+
 def test_events_of_a_log_are_neutralised() -> None:
     event: dict[str, Any] = {"event": "no \x1b[2J", "reason": "\x9b2J", "records": 3}
     assert printable_event(None, "info", event) == {

@@ -15,6 +15,7 @@ from .conftest import FAKE, ROOT, Shell, assert_user_error
 FIELD = re.compile(r"^\| `([\w\[\].]+)` \| ([\w ]+) \| .+ \|$", flags=re.MULTILINE)
 TYPES: dict[str, tuple[type, ...]] = {
     "text": (str,),
+    "boolean": (bool,),
     "integer": (int,),
     "number": (int, float),
     "object": (dict,),

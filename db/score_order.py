@@ -6,6 +6,7 @@ Where another index knows that few rows are wanted, these are sorted.
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -17,7 +18,7 @@ from textmill.db.models import results
 from textmill.db.session import Database
 from textmill.db.sources import ALL, choose_source, first_labels, has_label, score_range
 
-SORTED = 10_000  # rows that an index knows, at most, to be sorted
+SORTED = 10_000  # rows that are sorted, at most
 MERGED_LABELS = 1000  # of a job with more labels, the rows are sorted by the database
 MIN_PAGE_ROWS = 10
 
@@ -46,12 +47,15 @@ def _few(database: Database, job: Row[Any], wanted: ResultFilter) -> list[Place]
     """The rows of other conditions than scores and labels in order, if an index knows all."""
     if not (wanted.search or wanted.where or wanted.record_id):
         return None
+    # Of more than this, a page is filled sooner by looking at the highest scores first.
+    first = job.total_records if wanted.limit is None else wanted.limit
+    most = min(SORTED, math.isqrt(first * job.total_records))
     with database.read() as connection:
         source = choose_source(connection, job, wanted)
-        if source is None or source.records > SORTED:
+        if source is None:
             return None
-        indexes = source.find(connection, -1, ALL, SORTED + 1)
-        if len(indexes) > SORTED:
+        indexes = source.find(connection, -1, ALL, most + 1)
+        if len(indexes) > most:
             return None
         row, sqlite = results.c, connection.dialect.name == "sqlite"
         own = (row.job_id == job.id, among(row.record_index, indexes, sqlite=sqlite))

@@ -68,7 +68,7 @@ def _job(shell: Shell) -> dict[str, Any]:
 
 
 def _wait_for_end(shell: Shell, status: str) -> dict[str, Any]:
-    wait_until(lambda: _job(shell)["finished_at"], 120, what="finished")
+    wait_until(lambda: _job(shell)["finished_at"], 400, what="finished")
     job = _job(shell)
     assert job["status"] == status, job
     return job

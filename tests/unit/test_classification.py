@@ -409,6 +409,9 @@ def test_what_a_failed_pass_means() -> None:
         devices.run_on_device(cpu, fail(torch.OutOfMemoryError("CUDA out of memory.")))
     with pytest.raises(DeviceOutOfMemoryError):
         devices.run_on_device(cpu, lambda: torch.empty(10**15))
+    full = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+    with pytest.raises(DeviceOutOfMemoryError):
+        devices.run_on_device(cpu, fail(RuntimeError(full)))
     with pytest.raises(DeviceLostError, match="device-side assert"):
         devices.run_on_device(cpu, fail(RuntimeError("CUDA error: device-side assert triggered")))
     with pytest.raises(RuntimeError, match="shape"):

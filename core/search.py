@@ -1,7 +1,8 @@
 """Words of a text, and the search syntax over them: one meaning on every database.
 
 Words are cut here and not by the databases, whose own rules differ: SQLite and PostgreSQL are
-given the same words and so answer alike.
+given the same words and so answer alike. Entries stay as they were made (``db/indexing.py``):
+a change of these rules needs a migration that makes them anew.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from textmill.core.errors import InvalidJobError
 
@@ -19,13 +21,17 @@ MAX_CHARACTERS = 100_000
 MAX_WORD_LENGTH = 100
 END_OF_TEXT = "⏎"  # between a row's text and its output: no phrase reaches across
 
+MAX_QUERY_WORDS = 200
+MAX_DEPTH = 20  # of brackets; FTS5 takes about 40
+
 # Scripts that are written without spaces: each character is a word, and a word of them a phrase.
 UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
     "\uf900-\ufaff\U00020000-\U0003134f"
 )
 ASCII_WORD = re.compile(r"[a-z0-9]+")
-WORD = re.compile(f"[{UNSPACED}]|[^\\W_{UNSPACED}]+")
+MARKS = range(0x300, 0xFE00)  # combining characters; a set of these is quick, one with rarer is not
+SOFT_HYPHEN = "\u00ad"
 PIECE = re.compile(
     r"""\s*(?:
         (?P<minus>-?)(?: (?P<open>\() | "(?P<quoted>[^"]*)"(?P<star>\*?) | (?P<word>[^\s()|"]+) )
@@ -34,6 +40,10 @@ PIECE = re.compile(
     )""",
     re.VERBOSE,
 )
+NO_OPERATORS = {
+    "AND": "AND is not needed: every word must be there",
+    "NOT": "NOT is written as a minus, such as -call",
+}
 EXAMPLE = 'free -call "urgent reply" (win OR prize) congrat*'
 
 
@@ -45,7 +55,10 @@ def words_of(text: str) -> list[str]:
     if text.isascii():
         words = ASCII_WORD.findall(text[:MAX_CHARACTERS].lower())
     else:
-        words = WORD.findall(_plain(text[:MAX_CHARACTERS])[:MAX_CHARACTERS])
+        accent, word = _patterns()
+        plain = unicodedata.normalize("NFKD", text[:MAX_CHARACTERS]).casefold()
+        plain = unicodedata.normalize("NFKC", accent.sub("", plain))
+        words = word.findall(plain[:MAX_CHARACTERS])
     return [word[:MAX_WORD_LENGTH] for word in words[:MAX_WORDS]]
 
 
@@ -57,11 +70,26 @@ def words_of_row(text: str | None, output: str | None) -> list[str]:
     return words
 
 
-def _plain(text: str) -> str:
-    """Compatible characters as one, capitals small, accents dropped."""
-    apart = unicodedata.normalize("NFKD", text).casefold()
-    kept = "".join(char for char in apart if not unicodedata.combining(char))
-    return unicodedata.normalize("NFKC", kept)
+@cache
+def _patterns() -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """What is dropped as an accent, and what is a word. Made at the first text beyond ASCII.
+
+    Vowel signs and the like belong to their word, though Python takes them for no letters.
+    """
+    accents, signs = [SOFT_HYPHEN], [""]
+    for char in map(chr, MARKS):
+        if unicodedata.category(char) in ("Mn", "Mc"):
+            (accents if _is_accent(char) else signs).append(char)
+    letter, sign = f"[^\\W_{UNSPACED}]", f"[{''.join(signs)}]"
+    word = f"[{UNSPACED}]|{letter}+(?:{sign}+{letter}*)*"
+    return re.compile(f"[{''.join(accents)}]"), re.compile(word)
+
+
+def _is_accent(char: str) -> bool:
+    """Above, below and through letters, and the points of Hebrew and Arabic; but not what makes
+    another letter, such as the voicing mark of Japanese, or ends a syllable."""
+    kind = unicodedata.combining(char)  # https://www.unicode.org/reports/tr44/ table 15
+    return kind == 1 or 10 <= kind <= 36 or kind >= 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,15 +135,22 @@ def matches(search: Search, words: Sequence[str]) -> bool:
         return all(matches(one, words) for one in search.wanted) and not any(
             matches(one, words) for one in search.unwanted
         )
-    return any(_stands_at(search, words, start) for start in range(len(words)))
+    return _has_phrase(search, words)
+
+
+def _has_phrase(phrase: Phrase, words: Sequence[str]) -> bool:
+    *firm, last = phrase.words
+    if not firm:
+        prefix = phrase.prefix and any(word.startswith(last) for word in words)
+        return prefix or last in words
+    starts = (at for at, word in enumerate(words) if word == firm[0])
+    return any(_stands_at(phrase, words, start) for start in starts)
 
 
 def _stands_at(phrase: Phrase, words: Sequence[str], start: int) -> bool:
-    found = words[start : start + len(phrase.words)]
-    if len(found) < len(phrase.words):
-        return False
     *firm, last = phrase.words
-    if list(found[:-1]) != firm:
+    found = list(words[start : start + len(phrase.words)])
+    if len(found) < len(phrase.words) or found[:-1] != firm:
         return False
     return found[-1].startswith(last) if phrase.prefix else found[-1] == last
 
@@ -136,10 +171,13 @@ class _Parser:
         self._query = query
         self._pieces = _cut(query)
         self._at = 0
+        self._depth = 0
 
     def parse(self) -> Search:
         if not self._pieces:
             raise _broken(self._query, "it has no word to look for")
+        if sum(len(piece.phrase.words) for piece in self._pieces if piece.phrase) > MAX_QUERY_WORDS:
+            raise _broken(self._query, f"it has more than {MAX_QUERY_WORDS} words")
         found = self._any()
         if self._at < len(self._pieces):
             raise _broken(self._query, "a ) has no ( before it")
@@ -172,10 +210,14 @@ class _Parser:
         return AllOf(tuple(wanted), tuple(unwanted))
 
     def _group(self) -> Search:
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise _broken(self._query, f"it has more than {MAX_DEPTH} brackets inside each other")
         found = self._any()
         if self._sign() != ")":
             raise _broken(self._query, "a ( has no ) after it")
         self._at += 1
+        self._depth -= 1
         return found
 
 
@@ -189,6 +231,8 @@ def _cut(query: str) -> list[_Piece]:
             pieces.append(_Piece(part["sign"] or "(", unwanted=bool(part["minus"])))
         elif part["word"] == "OR" and not part["minus"]:
             pieces.append(_Piece("|"))
+        elif part["word"] in NO_OPERATORS:
+            raise _broken(query, NO_OPERATORS[part["word"]])
         elif part["word"] is None:
             pieces.append(_phrase(query, part["quoted"], bool(part["star"]), bool(part["minus"])))
         else:
@@ -205,4 +249,5 @@ def _phrase(query: str, text: str, prefix: bool, unwanted: bool) -> _Piece:
 
 
 def _broken(query: str, problem: str) -> InvalidJobError:
-    return InvalidJobError(f"cannot search for {query!r}: {problem}; expected such as {EXAMPLE}")
+    shown = query if len(query) <= 100 else query[:99] + "…"
+    return InvalidJobError(f"cannot search for {shown!r}: {problem}; expected such as {EXAMPLE}")

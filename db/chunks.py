@@ -174,7 +174,7 @@ def complete_chunk(
     write_results(connection, claim.job.id, outcome.rows, outcome.entries)
     _keep_error_inputs(connection, claim, outcome.errors)
     job = _count_records(connection, claim, outcome)
-    _count_labels(connection, claim.job.id, outcome.labels)
+    count_labels_of(connection, claim.job.id, outcome.labels)
     if _too_many_errors(job):
         fail_job(connection, job.id, _error_rate_reason(job))
         return []
@@ -247,7 +247,8 @@ def _count_records(connection: Connection, claim: Claim, outcome: ChunkOutcome) 
     return job
 
 
-def _count_labels(connection: Connection, job_id: str, labels: Mapping[str, int]) -> None:
+def count_labels_of(connection: Connection, job_id: str, labels: Mapping[str, int]) -> None:
+    """Add to the job's counts by label."""
     if not labels:
         return
     sqlite = connection.dialect.name == "sqlite"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -13,7 +14,7 @@ from sqlalchemy.types import BigInteger
 from textmill.core.errors import InvalidJobError
 from textmill.core.search import Search, parse_search
 from textmill.core.tasks import nearest
-from textmill.db.indexing import FURTHER_LABEL
+from textmill.db.indexing import FURTHER_LABEL, MAX_VALUE, ROW_BITS, value_text
 from textmill.db.models import result_values, results
 
 Order = Literal["input", "score", "fastest"]
@@ -25,7 +26,7 @@ class ResultFilter:
 
     ``search`` has the syntax of ``core.search``; ``where`` compares columns of ``extra``, each as
     text. ``order`` "score" is the highest first, of the rows that have one. ``after`` is where an
-    earlier page ended. Raises InvalidJobError for an unknown order, a broken search or ``after``.
+    earlier page ended. Raises InvalidJobError for what cannot be meant.
     """
 
     label: str | None = None
@@ -35,7 +36,7 @@ class ResultFilter:
     errors: bool | None = None  # True: error rows only; False: outputs only
     error_code: str | None = None
     record_id: str | None = None
-    where: Mapping[str, str] = field(default_factory=dict)
+    where: Mapping[str, str | float] = field(default_factory=dict)
     limit: int | None = None
     order: Order = "input"
     after: str | None = None
@@ -44,10 +45,38 @@ class ResultFilter:
         if self.order not in get_args(Order):
             expected = ", ".join(get_args(Order))
             raise InvalidJobError(f"order is {self.order!r}; expected one of {expected}")
+        if self.limit is not None and self.limit < 0:
+            raise InvalidJobError(f"limit is {self.limit}; expected 0 or more rows")
+        for name, score in (("min_score", self.min_score), ("max_score", self.max_score)):
+            if score is not None and math.isnan(score):
+                raise InvalidJobError(f"{name} is {score}; expected a number")
+        for name, value in self._texts():
+            # A row's text has neither; and a database would not take them.
+            if not isinstance(value, str) or "\0" in value or not is_unicode(value):
+                raise InvalidJobError(
+                    f"{name} is {value!r}; expected text, without NUL and bytes that are not UTF-8"
+                )
         if self.after is not None:
             self.position()
         if self.search is not None:
             parse_search(self.search)
+
+    def _texts(self) -> Iterator[tuple[str, Any]]:
+        for name in ("label", "search", "error_code", "record_id"):
+            if (value := getattr(self, name)) is not None:
+                yield name, value
+        for column, value in self.wanted_values.items():
+            yield f"where {column!r}", value
+
+    @property
+    def wanted_values(self) -> dict[str, str]:
+        """Of each column of ``where`` the text that its value is compared with."""
+        values = {name: value_text(value) for name, value in self.where.items()}
+        for name, value in values.items():
+            if value is None:
+                given = self.where[name]
+                raise InvalidJobError(f"where {name!r} is {given!r}; expected a text or a number")
+        return {name: value for name, value in values.items() if value is not None}
 
     @property
     def wanted_words(self) -> Search | None:
@@ -56,10 +85,12 @@ class ResultFilter:
 
     def position(self) -> tuple[float, int]:
         """Score and index of the row that ``after`` stands for; the score only in that order."""
-        score, _, index = (self.after or "").rpartition(":")
+        score, colon, index = (self.after or "").rpartition(":")
         try:
-            if bool(score) == (self.order == "score"):
-                return (float(score) if score else 0.0), int(index)
+            place = (float(score) if colon else 0.0), int(index)
+            known = math.isfinite(place[0]) and 0 <= place[1] < 1 << ROW_BITS
+            if known and bool(colon) == (self.order == "score"):
+                return place
         except ValueError:
             pass
         raise InvalidJobError(
@@ -98,7 +129,8 @@ def conditions_of(job: Row[Any], wanted: ResultFilter, *, sqlite: bool) -> list[
         conditions.append(row.error_code == wanted.error_code)
     if wanted.record_id is not None:
         conditions.append(row.record_id == wanted.record_id)
-    conditions += [extra_text(name, sqlite=sqlite) == value for name, value in wanted.where.items()]
+    for name, value in wanted.wanted_values.items():
+        conditions += _has_value(job, name, value, sqlite=sqlite)
     if wanted.order == "score":
         conditions.append(row.score.is_not(None))
     return conditions
@@ -106,18 +138,41 @@ def conditions_of(job: Row[Any], wanted: ResultFilter, *, sqlite: bool) -> list[
 
 def _has_further_label(job: Row[Any], label: str) -> ColumnElement[bool]:
     """A record of several labels (multi-label models) is found by each of them."""
-    value = result_values.c
-    return and_(
-        results.c.label.is_not(None),
+    return and_(results.c.label.is_not(None), _has_entry(job, FURTHER_LABEL, label))
+
+
+def _has_value(
+    job: Row[Any], name: str, value: str, *, sqlite: bool
+) -> Iterator[ColumnElement[bool]]:
+    """Of a declared column the entry says it, but for what is too long for one."""
+    declared = name in (job.index_columns or ())
+    if declared:
+        yield _has_entry(job, name, value[:MAX_VALUE])
+    if not declared or len(value) >= MAX_VALUE:
+        yield extra_text(name, sqlite=sqlite) == value
+
+
+def _has_entry(job: Row[Any], name: str, value: str) -> ColumnElement[bool]:
+    entry = result_values.c
+    return (
         select(literal(1))
         .where(
-            value.job_id == job.id,
-            value.name == FURTHER_LABEL,
-            value.value == label,
-            value.record_index == results.c.record_index,
+            entry.job_id == job.id,
+            entry.name == name,
+            entry.value == value,
+            entry.record_index == results.c.record_index,
         )
-        .exists(),
+        .exists()
     )
+
+
+def is_unicode(value: str) -> bool:
+    """False for half of a surrogate pair, as which bytes come that are not UTF-8."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def extra_text(name: str, *, sqlite: bool) -> ColumnElement[str]:
@@ -126,11 +181,16 @@ def extra_text(name: str, *, sqlite: bool) -> ColumnElement[str]:
     (Numbers that JSON writes in several ways are compared as the database writes them.)
     """
     if not sqlite:
-        return results.c.extra.op("->>")(name).cast(Text)
+        value = func.jsonb_extract_path(results.c.extra, name)
+        text = func.jsonb_extract_path_text(results.c.extra, name)
+        return case((func.jsonb_typeof(value).not_in(["object", "array"]), text))
     # Not json_extract, in whose paths some names cannot be written.
     each = func.json_each(results.c.extra).table_valued("key", "value", "type")
     kind = each.c.type
-    as_text = case((kind.in_(["true", "false"]), kind), else_=cast(each.c.value, Text))
+    as_text = case(
+        (kind.in_(["true", "false"]), kind),
+        (kind.not_in(["object", "array"]), cast(each.c.value, Text)),
+    )
     return select(as_text).where(each.c.key == name).scalar_subquery()
 
 

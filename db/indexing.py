@@ -6,6 +6,8 @@ and are removed by making them again from the stored row: neither index keeps wh
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -19,7 +21,13 @@ ROW_BITS = 40  # of a row in result_words for the record's index, the rest for t
 # PostgreSQL's index gives rows in no order. So each row also has words that say in which block of
 # the job it lies: blocks of 4,096, 131,072 and 4 million rows.
 BLOCK_BITS = (12, 17, 22)
+# PostgreSQL keeps the first 256 places of a word: a row with more of one says so by this word.
+# https://www.postgresql.org/docs/current/textsearch-limitations.html
+MAX_PLACES = 256
+CROWDED = "/crowded"
 FURTHER_LABEL = ""  # the name under which result_values has labels that are not a row's first
+MAX_VALUE = 200  # characters; an index of PostgreSQL takes no entry of over 2,700 bytes
+EXACT_INTEGERS = 1e16  # from here on a float is written with an exponent, or not
 
 
 class IndexedJob(Protocol):
@@ -85,20 +93,20 @@ def make_entries(job: IndexedJob, rows: Iterable[IndexedRow], *, sqlite: bool) -
 
 
 def _words(job: IndexedJob, rows: Sequence[IndexedRow], *, sqlite: bool) -> list[tuple[int, str]]:
-    written = " ".join if sqlite else _tsvector
     base = row_id(job, 0)
     found = []
     for row in rows:
         if words := words_of_row(row.text, row.output):
             place = base + row.record_index
-            blocks = "" if sqlite else " " + " ".join(block_words(place))
-            found.append((place, written(words) + blocks))
+            found.append((place, " ".join(words) if sqlite else _tsvector(place, words)))
     return found
 
 
-def _tsvector(words: Sequence[str]) -> str:
-    """The words with their places, as PostgreSQL reads a tsvector."""
-    return " ".join([f"{word}:{place}" for place, word in enumerate(words, 1)])
+def _tsvector(place: int, words: Sequence[str]) -> str:
+    """A row's words with where they stand, and what no text has, as PostgreSQL reads a tsvector."""
+    standing = [f"{word}:{at}" for at, word in enumerate(words, 1)]
+    crowded = len(words) > MAX_PLACES and max(Counter(words).values()) > MAX_PLACES
+    return " ".join([*standing, *block_words(place), *([CROWDED] if crowded else [])])
 
 
 def block_words(place: int) -> list[str]:
@@ -117,7 +125,7 @@ def _values(columns: Sequence[str], row: IndexedRow) -> Iterable[tuple[str, str]
         for column in columns:
             value = value_text(extra.get(column))
             if value is not None:
-                yield column, value
+                yield column, value[:MAX_VALUE]
     if row.detail is not None and row.label is not None:
         for label in _labels(row.detail):
             if label != row.label:
@@ -137,10 +145,20 @@ def _decoded(value: Any) -> dict[str, Any]:
 
 
 def value_text(value: Any) -> str | None:
-    """A value of ``extra`` as the text it is compared by; None for what has none."""
-    if value is None or isinstance(value, str):
+    """A value of ``extra`` as the text it is compared by; None for objects, lists and nothing.
+
+    The same whether the value was just read or comes from ``jsonb``, which writes 1e16 in full and
+    knows no negative zero.
+    """
+    if isinstance(value, str):
         return value
-    return orjson.dumps(value).decode()
+    if isinstance(value, int):
+        return str(value).lower()  # True is an int
+    if not isinstance(value, float) or not math.isfinite(value):
+        return None
+    if abs(value) >= EXACT_INTEGERS:
+        return str(int(value))
+    return orjson.dumps(value + 0.0).decode()
 
 
 def write_entries(connection: Connection, job_id: str, entries: Entries) -> None:

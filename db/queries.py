@@ -7,7 +7,7 @@ no transaction open and a page costs the same at the start and at the end of ten
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from sqlalchemy import Connection, Row, func, select
@@ -15,12 +15,13 @@ from sqlalchemy import Connection, Row, func, select
 from textmill.core.search import Search, matches, words_of_row
 from textmill.db.filters import ResultFilter, among, check_columns, conditions_of, undeclared
 from textmill.db.jobs import check_not_purged
-from textmill.db.models import label_counts, results
+from textmill.db.models import jobs, label_counts, results
 from textmill.db.score_order import iter_by_score
 from textmill.db.session import Database
-from textmill.db.sources import choose_source
+from textmill.db.sources import ALL, choose_source
 
 PAGE_ROWS = 2000
+MAX_LOOKUPS = 10_000  # rows looked up at once that an index names
 MAX_WINDOW = 65_536  # rows looked at in one read where a condition has no index
 OUTPUT_HEAD = 400  # characters of an output that stands as an example
 
@@ -70,8 +71,9 @@ def iter_results(
 def read_page(database: Database, job: Row[Any], wanted: ResultFilter, rows: int) -> Page:
     """The first rows that match, and what ``ResultFilter.after`` is for the next page."""
     found: list[Result] = []
-    limited = ResultFilter(**{**_as_dict(wanted), "limit": rows + 1})
-    for page in iter_pages(database, job, limited, page_rows=rows + 1):
+    more = rows + 1  # to know whether there is a next one
+    limit = more if wanted.limit is None else min(more, wanted.limit)
+    for page in iter_pages(database, job, replace(wanted, limit=limit), page_rows=more):
         found += page
     if len(found) <= rows:
         return Page(found, None)
@@ -102,13 +104,14 @@ def _as_dict(wanted: ResultFilter) -> dict[str, Any]:
     return {field.name: getattr(wanted, field.name) for field in fields(ResultFilter)}
 
 
-def is_streamed(job: Row[Any], wanted: ResultFilter) -> str | None:
-    """Which condition is looked for in every row, because no index knows it; None if none is."""
-    if wanted.record_id is not None:
-        return None
+def is_streamed(database: Database, job: Row[Any], wanted: ResultFilter) -> str | None:
+    """Why each row is looked at: the condition that no index knows; None if one leads to rows."""
+    with database.read() as connection:
+        if choose_source(connection, job, wanted) is not None:
+            return None
     if columns := undeclared(job, wanted):
         return f"column {columns[0]!r} has no index (submit --index-column {columns[0]})"
-    if wanted.search is not None and not job.full_text:
+    if wanted.search is not None:
         return "the words of this job have no index (submit --full-text)"
     return None
 
@@ -116,11 +119,20 @@ def is_streamed(job: Row[Any], wanted: ResultFilter) -> str | None:
 def _by_score(
     database: Database, job: Row[Any], wanted: ResultFilter, page_rows: int
 ) -> Iterator[list[Result]]:
-    for places in iter_by_score(database, job, wanted, page_rows):
+    size = page_rows if _given(wanted) <= {"label", "min_score", "max_score"} else MAX_LOOKUPS // 10
+    for places in iter_by_score(database, job, wanted, max(size, page_rows)):
         with database.read() as connection:
             found = _fetch(connection, job, wanted, [index for _, index in places])
         rows = {row.record_index: row for row in found}
-        yield [rows[index] for _, index in places if index in rows]
+        page = [rows[index] for _, index in places if index in rows]
+        for start in range(0, len(page), page_rows):
+            yield page[start : start + page_rows]
+
+
+def _given(wanted: ResultFilter) -> set[str]:
+    """The names of the conditions that are asked for."""
+    names = {name for name, value in _as_dict(wanted).items() if value not in (None, {})}
+    return names - {"limit", "order", "after"}
 
 
 def _by_index(
@@ -132,14 +144,18 @@ def _by_index(
     if source is None:
         yield from _by_looking(database, job, wanted, page_rows, after)
         return
+    size = page_rows
     while True:
         with database.read() as connection:
-            indexes = source.find(connection, after, _end(connection, job), page_rows)
+            indexes = source.find(connection, after, ALL, size)
             page = _fetch(connection, job, wanted, indexes) if indexes else []
-        yield page
-        if len(indexes) < page_rows:
+        for start in range(0, len(page), page_rows):
+            yield page[start : start + page_rows]
+        if len(indexes) < size:
             return
         after = indexes[-1]
+        if len(page) * 4 < size:  # most rows of the index are not wanted: look at more at once
+            size = min(MAX_LOOKUPS, size * 4)
 
 
 def _by_looking(
@@ -163,11 +179,12 @@ def _by_looking(
 
 
 def _end(connection: Connection, job: Row[Any]) -> int:
-    """One more than the largest index that the job has a row of now."""
-    index = results.c.record_index
-    last = select(index).where(results.c.job_id == job.id).order_by(index.desc()).limit(1)
-    found = connection.scalar(last)
-    return 0 if found is None else found + 1
+    """Before which index all rows of the job lie."""
+    total = connection.scalar(select(jobs.c.total_records).where(jobs.c.id == job.id))
+    if total:
+        return int(total)
+    own = results.c.job_id == job.id  # it is being loaded: its rows are bad inputs
+    return (connection.scalar(select(func.max(results.c.record_index)).where(own)) or 0) + 1
 
 
 def _fetch(
@@ -217,8 +234,7 @@ def iter_vectors(
 
 def count_results(connection: Connection, job: Row[Any], wanted: ResultFilter) -> int | None:
     """How many rows match, the limit left aside, where that is known at once; None elsewhere."""
-    given = {name for name, value in _as_dict(wanted).items() if value not in (None, {})}
-    given -= {"limit", "order", "after"}
+    given = _given(wanted)
     if not given and wanted.order != "score":
         return int(job.done_records + job.error_records)
     if given == {"errors"}:

@@ -1,20 +1,26 @@
-"""Rows by their score, the highest first: one index, asked label by label, and merged."""
+"""Rows by their score, the highest first: one index, asked label by label, and merged.
+
+Where another index knows that few rows are wanted, these are sorted.
+"""
 
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
 from sqlalchemy import Connection, Row, and_, not_, select
 
-from textmill.db.filters import ResultFilter
+from textmill.db.filters import ResultFilter, among
 from textmill.db.models import results
 from textmill.db.session import Database
-from textmill.db.sources import has_label, is_further_label, labels_of, score_range
+from textmill.db.sources import ALL, choose_source, first_labels, has_label, score_range
 
-MERGED_LABELS = 64  # of a job with more labels, the rows are sorted by the database
+SORTED = 10_000  # rows that are sorted, at most
+MERGED_LABELS = 1000  # of a job with more labels, the rows are sorted by the database
+MIN_PAGE_ROWS = 10
 
 Place = tuple[float, int]  # a score and a record's index
 
@@ -24,24 +30,50 @@ def iter_by_score(
 ) -> Iterator[list[Place]]:
     """Score and index of the rows in this order, page by page; only scores and labels count."""
     after = wanted.position() if wanted.after is not None else None
-    with database.read() as connection:
-        labels = _labels(connection, job, wanted.label)
-    if len(labels) > MERGED_LABELS:
-        streams = [_stream(database, job, wanted, [], after, page_rows)]
-    else:
-        streams = [
-            _stream(database, job, wanted, [has_label(label)], after, page_rows) for label in labels
-        ]
-    merged = heapq.merge(*streams, key=lambda place: (-place[0], place[1]))
-    while page := list(islice(merged, page_rows)):
+    few = _few(database, job, wanted)
+    places = _merged(database, job, wanted, after, page_rows) if few is None else iter(few)
+    if few is not None and after is not None:
+        places = (place for place in few if _rank(place) > _rank(after))
+    while page := list(islice(places, page_rows)):
         yield page
 
 
-def _labels(connection: Connection, job: Row[Any], wanted: str | None) -> list[str | None]:
-    """The first labels that rows of the wanted one have: itself, unless it may be a further one."""
-    if wanted is None or is_further_label(connection, job, wanted):
-        return labels_of(connection, job.id)
-    return [wanted]
+def _rank(place: Place) -> tuple[float, int]:
+    score, index = place
+    return -score, index
+
+
+def _few(database: Database, job: Row[Any], wanted: ResultFilter) -> list[Place] | None:
+    """The rows of other conditions than scores and labels in order, if an index knows all."""
+    if not (wanted.search or wanted.where or wanted.record_id):
+        return None
+    # Of more than this, a page is filled sooner by looking at the highest scores first.
+    first = job.total_records if wanted.limit is None else wanted.limit
+    most = min(SORTED, math.isqrt(first * job.total_records))
+    with database.read() as connection:
+        source = choose_source(connection, job, wanted)
+        if source is None:
+            return None
+        indexes = source.find(connection, -1, ALL, most + 1)
+        if len(indexes) > most:
+            return None
+        row, sqlite = results.c, connection.dialect.name == "sqlite"
+        own = (row.job_id == job.id, among(row.record_index, indexes, sqlite=sqlite))
+        query = select(row.score, row.record_index).where(*own, *score_range(wanted))
+        places = [(found, at) for found, at in connection.execute(query)]
+    return sorted(places, key=_rank)
+
+
+def _merged(
+    database: Database, job: Row[Any], wanted: ResultFilter, after: Place | None, page_rows: int
+) -> Iterator[Place]:
+    with database.read() as connection:
+        labels = first_labels(connection, job, wanted.label)
+    if len(labels) > MERGED_LABELS:
+        return _stream(database, job, wanted, [], after, page_rows)
+    size = max(MIN_PAGE_ROWS, page_rows // len(labels))
+    streams = [_stream(database, job, wanted, [has_label(label)], after, size) for label in labels]
+    return heapq.merge(*streams, key=_rank)
 
 
 def _stream(

@@ -16,13 +16,13 @@ from sqlalchemy import ColumnElement, Connection, Row, func, select
 
 from textmill.core.search import Search
 from textmill.db.filters import ResultFilter
-from textmill.db.indexing import FURTHER_LABEL
+from textmill.db.indexing import FURTHER_LABEL, MAX_VALUE
 from textmill.db.models import label_counts, result_values, results
 from textmill.db.word_search import find_words
 
-COLLECTED = 20_000  # records with scores in a range are collected and sorted, if they are no more
+COLLECTED = 10_000  # records with scores in a range are collected and sorted, if they are no more
 ALL = 1 << 40  # more than any job has records
-PROBED = 10_000  # a count is asked for as far as this
+PROBED = 2_000  # a count is asked for as far as this
 
 Find = Callable[[Connection, int, int, int], Sequence[int]]
 """Of an open connection, the index ``after`` which, ``end`` before which, and the most wanted."""
@@ -44,7 +44,7 @@ def choose_source(connection: Connection, job: Row[Any], wanted: ResultFilter) -
             _by_id(job, wanted.record_id),
             _by_error(connection, job, wanted),
             _by_label(connection, job, wanted.label),
-            *(_by_value(connection, job, name, value) for name, value in wanted.where.items()),
+            *(_by_value(connection, job, *pair) for pair in wanted.wanted_values.items()),
             _by_words(connection, job, wanted.wanted_words),
             _by_score(connection, job, wanted),
         )
@@ -100,7 +100,7 @@ def _by_label(connection: Connection, job: Row[Any], label: str | None) -> Sourc
 def _by_value(connection: Connection, job: Row[Any], name: str, value: str) -> Source | None:
     if name not in (job.index_columns or ()):
         return None
-    find = partial(_values, job, name, value)
+    find = partial(_values, job, name, value[:MAX_VALUE])
     return Source(len(find(connection, -1, job.total_records, PROBED)), find)
 
 
@@ -109,9 +109,10 @@ def _by_words(connection: Connection, job: Row[Any], search: Search | None) -> S
         return None
 
     def find(connection: Connection, after: int, end: int, limit: int) -> Sequence[int]:
+        end = min(end, job.total_records)
         return find_words(connection, job, search, after=after, end=end, limit=limit)
 
-    return Source(PROBED, find)
+    return Source(PROBED + 1, find)
 
 
 def _by_score(connection: Connection, job: Row[Any], wanted: ResultFilter) -> Source | None:
@@ -119,7 +120,7 @@ def _by_score(connection: Connection, job: Row[Any], wanted: ResultFilter) -> So
     if wanted.min_score is None and wanted.max_score is None:
         return None
     found: list[int] = []
-    for label in labels_of(connection, job.id):
+    for label in first_labels(connection, job, wanted.label):
         query = (
             select(results.c.record_index)
             .where(results.c.job_id == job.id, *score_range(wanted), has_label(label))
@@ -140,6 +141,13 @@ def labels_of(connection: Connection, job_id: str) -> list[str | None]:
     """Every label that a row of the job may have as its first, none among them."""
     counted = select(label_counts.c.label).where(label_counts.c.job_id == job_id)
     return [*connection.scalars(counted), None]
+
+
+def first_labels(connection: Connection, job: Row[Any], wanted: str | None) -> Sequence[str | None]:
+    """The first labels that rows of the wanted one have: itself, unless it may be a further one."""
+    if wanted is None or is_further_label(connection, job, wanted):
+        return labels_of(connection, job.id)
+    return [wanted]
 
 
 def is_further_label(connection: Connection, job: Row[Any], label: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from textmill.core.search import AllOf, AnyOf, Search
-from textmill.db.indexing import BLOCK_BITS, IndexedJob, block_word, row_id
+from textmill.db.indexing import BLOCK_BITS, CROWDED, IndexedJob, block_word, row_id
 
 SQLITE_PAGE = text(
     "SELECT rowid FROM result_words WHERE result_words MATCH :query "
@@ -94,13 +94,21 @@ def fts5_query(search: Search) -> str:
     return f'"{" ".join(search.words)}"' + (" *" if search.prefix else "")
 
 
-def tsquery(search: Search) -> str:
-    """The search as PostgreSQL reads a tsquery."""
+def tsquery(search: Search, *, unwanted: bool = False) -> str:
+    """The search as PostgreSQL reads a tsquery.
+
+    It may find a row too many, which the caller looks at, and misses none: of a row in which a word
+    stands too often for all its places to be known, a phrase's words count wherever they stand.
+    """
     if isinstance(search, AnyOf):
-        return f"({' | '.join(map(tsquery, search.either))})"
+        return f"({' | '.join(tsquery(one, unwanted=unwanted) for one in search.either)})"
     if isinstance(search, AllOf):
-        parts = [tsquery(one) for one in search.wanted]
-        parts += [f"!{tsquery(one)}" for one in search.unwanted]
+        parts = [tsquery(one, unwanted=unwanted) for one in search.wanted]
+        parts += [f"!{tsquery(one, unwanted=not unwanted)}" for one in search.unwanted]
         return f"({' & '.join(parts)})"
     *firm, last = [f"'{word}'" for word in search.words]
-    return f"({' <-> '.join([*firm, last + (':*' if search.prefix else '')])})"
+    words = [*firm, last + (":*" if search.prefix else "")]
+    phrase = f"({' <-> '.join(words)})"
+    if len(words) == 1 or unwanted:
+        return phrase
+    return f"({phrase} | '{CROWDED}' & {' & '.join(words)})"

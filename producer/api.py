@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from textmill.core.broker import Publisher
 from textmill.core.errors import InvalidJobError, ServiceUnavailableError
@@ -18,7 +18,7 @@ from textmill.core.stored_texts import parse_store_text
 from textmill.core.tasks import get_task, load_plugins, take_own_columns
 from textmill.db import jobs as jobs_db
 from textmill.db.filters import ResultFilter
-from textmill.db.queries import Result, count_labels, iter_results
+from textmill.db.queries import count_labels
 from textmill.db.rerun import rerun_job
 from textmill.db.retry import retry_job
 from textmill.db.schema import ensure_schema
@@ -30,6 +30,7 @@ from textmill.producer.readers import (
     open_records,
     records_from_objects,
 )
+from textmill.producer.results_api import Results, Wanted
 from textmill.producer.submit import (
     dispatch_job,
     name_after,
@@ -130,13 +131,13 @@ class Job:
             if pause(POLL_SECONDS):
                 raise TimeoutError(f"job {self.id} is {status} after {timeout} s")
 
-    def results(self, **wanted: Any) -> Iterator[Result]:
-        """Its rows in input order; the arguments are the fields of ``ResultFilter``.
+    def results(self, **wanted: Unpack[Wanted]) -> Results:
+        """Its rows in input order, to iterate over; the arguments are those of ``ResultFilter``.
 
         ``job.results(label="spam", min_score=0.9, order="score", limit=10)``. Raises
-        InvalidJobError for an unknown order.
+        InvalidJobError for what cannot be meant, such as a column that there is not.
         """
-        return iter_results(_session().database, self._row(), ResultFilter(**wanted))
+        return Results(_session().database, self.id, ResultFilter(**wanted))
 
     def vectors(self) -> Iterator[Vector]:
         """Index, id and vector of each record that has one, in input order, read page by page."""
@@ -238,7 +239,7 @@ def submit(
         max_error_rate=max_error_rate,
         store_text=parse_store_text(store_text),
         full_text=full_text,
-        index_columns=tuple(index_columns),
+        index_columns=_names("index_columns", index_columns),
     )
     reading = ReadOptions(
         columns=columns,
@@ -260,6 +261,12 @@ def submit(
     job = Job(submitted.job_id)
     job.existing = submitted.existing
     return job
+
+
+def _names(argument: str, names: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(names, str):
+        raise InvalidJobError(f"{argument} is {names!r}; expected a list, such as [{names!r}]")
+    return tuple(dict.fromkeys(names))
 
 
 def _open(inputs: Inputs, rules: RecordRules, reading: ReadOptions) -> RecordReader:
@@ -284,6 +291,6 @@ def _files_of(inputs: Inputs) -> list[str | Path]:
     return []
 
 
-def results(job: str, **wanted: Any) -> Iterator[Result]:
+def results(job: str, **wanted: Unpack[Wanted]) -> Results:
     """The rows of a job by its id; see ``Job.results``."""
     return Job(job).results(**wanted)

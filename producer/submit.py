@@ -145,10 +145,10 @@ def submit_job(
 def check_index_columns(spec: JobSpec, reader: RecordReader) -> None:
     """Raise InvalidJobError for a declared column that results do not keep."""
     for name in spec.index_columns:
-        if name not in reader.extra_columns:
+        if not name or name not in reader.extra_columns:  # no name means another thing in SQL
             known = ", ".join(reader.extra_columns) or "none"
             raise InvalidJobError(
-                f"--index-column {name!r} is no column that the results keep; they keep: {known}"
+                f"no column {name!r} to index; the results keep of other columns: {known}"
                 f"{nearest(name, reader.extra_columns)}"
             )
 

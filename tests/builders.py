@@ -18,7 +18,7 @@ from textmill.core.messages import ChunkMessage
 from textmill.core.settings import load_settings
 from textmill.db.chunks import ChunkOutcome, Claim, claim_chunk, complete_chunk
 from textmill.db.dispatch import fill_window
-from textmill.db.indexing import make_entries
+from textmill.db.indexing import UnreadIndexes, make_entries
 from textmill.db.jobs import get_job
 from textmill.db.loading import NewChunk, add_chunks, create_job, finish_loading
 from textmill.db.models import chunks, jobs, metadata, payloads, sweeps
@@ -103,19 +103,26 @@ def make_job(
     bad: int = 0,
     finish: bool = True,
     load_seconds: float = LEASE,
+    extra_columns: Sequence[str] = (),
     **fields: Any,
 ) -> str:
     """A job with one chunk per size, then ``bad`` rows that could not be read; returns its id."""
     with database.write() as connection:
-        job_id = create_job(connection, spec(**fields), load_seconds=load_seconds)
+        job_id = create_job(
+            connection, spec(**fields), extra_columns=extra_columns, load_seconds=load_seconds
+        )
         start = 0
         for size in sizes:
             payload = encode_payload(map(record, range(start, start + size)))
             new = [NewChunk(size, payload)]
             add_chunks(connection, job_id, new, load_seconds=load_seconds)
             start += size
-        rows = [ResultRow(start + n, f"bad{n}", error_code="bad_row") for n in range(bad)]
-        write_results(connection, job_id, rows)
+        rows = [
+            ResultRow(n, f"bad{n - start}", error_code="bad_row", extra=to_json({"n": n}))
+            for n in range(start, start + bad)
+        ]
+        indexes = UnreadIndexes(fields.get("index_columns"))
+        write_results(connection, job_id, rows, make_entries(indexes, rows, sqlite=True))
         if finish:
             finish_loading(connection, job_id, total=start + bad, errors=bad, input_hash=b"hash")
     return job_id

@@ -42,6 +42,7 @@ def open_context(settings: Settings | None = None) -> Iterator[Context]:
     from textmill.core.tasks import load_plugins
     from textmill.db.schema import ensure_schema
     from textmill.db.session import Database
+    from textmill.producer.terminal import say
 
     if settings is None:
         settings = load_settings()
@@ -49,7 +50,7 @@ def open_context(settings: Settings | None = None) -> Iterator[Context]:
     database = Database.open(settings)
     publisher = Publisher(settings)
     try:
-        ensure_schema(database, settings)
+        ensure_schema(database, settings, lambda what: say(f"note: {what}"))
         yield Context(settings, database, publisher)
     finally:
         publisher.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -125,7 +126,7 @@ def results(
     )
     with open_context() as context:
         row = context.job(job)
-        if reason := is_streamed(row, wanted):
+        if reason := is_streamed(context.database, row, wanted):
             say(f"note: {reason}; looking at every row")
         if search is not None and row.store_text != "full":
             say(f"note: only outputs are searched: the job has --store-text {row.store_text}")
@@ -141,34 +142,36 @@ def results(
 
 def _show(context: Context, job: Row[Any], wanted: ResultFilter, limit: int | None) -> None:
     """A page as a table, how many more there are, and how to go on."""
-    from textmill.db.queries import Page, count_results, iter_results, read_page
+    from textmill.db.queries import count_results, iter_results, read_page
     from textmill.producer.cli.results_table import print_results
 
     if limit == 0:
-        page = Page(list(iter_results(context.database, job, wanted)), None)
-    else:
-        page = read_page(context.database, job, wanted, limit or SHOWN_ROWS)
+        print_results(iter_results(context.database, job, wanted))
+        return
+    page = read_page(context.database, job, replace(wanted, limit=None), limit or SHOWN_ROWS)
     shown = print_results(page.rows)
     if page.after is None:
         return
     with context.database.read() as connection:
         total = count_results(connection, job, wanted)
-    of = "more rows" if total is None else f"{number(total)} rows"
-    say(
-        f"{shown} of {of}; --after {page.after} for the next, --limit 0 for all, "
-        "--out FILE to keep them"
-    )
+    of = "rows, and there are more" if total is None else f"of {number(total)} rows"
+    to_go_on = f"--after {page.after} for the next, --limit 0 for all, --out FILE to keep them"
+    say(f"{shown} {of}; {to_go_on}")
 
 
 def _pairs(where: Sequence[str]) -> dict[str, str]:
     """``country=DE`` as a column and its value; raises InvalidJobError."""
     from textmill.core.errors import InvalidJobError
 
-    pairs = {}
+    pairs: dict[str, str] = {}
     for given in where:
         column, equals, value = given.partition("=")
         if not equals or not column:
             raise InvalidJobError(f"--where {given!r}; expected COLUMN=VALUE, such as country=DE")
+        if column in pairs:
+            raise InvalidJobError(
+                f"--where names {column!r} twice, {pairs[column]!r} and {value!r}; a record has one"
+            )
         pairs[column] = value
     return pairs
 

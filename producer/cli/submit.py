@@ -249,13 +249,16 @@ def show_dry_run(submission: Submission, *, json: bool) -> None:
         fields, extra = dict(reader.fields), list(reader.extra_columns)
     chunks = -(-(records - bad) // (spec.chunk_records or submission.rules.task.chunk_records))
     if json:
-        emit_json({"records": records, "bad_records": bad, "chunks": chunks, "columns": fields})
+        found = {"records": records, "bad_records": bad, "chunks": chunks, "columns": fields}
+        emit_json(found | {"full_text": spec.full_text, "index_columns": spec.index_columns})
         return
     say(f"would submit {number(records)} records in about {number(chunks)} chunks ({bad} bad)")
     say(f"  task     {spec.task} {spec.params or ''}".rstrip())
     say(f"  model    {spec.model}" + (f" @ {spec.model_version}" if spec.model_version else ""))
     say(f"  columns  {', '.join(f'{f} = {c!r}' for f, c in fields.items())}")
     say(f"  kept     {', '.join(extra) or 'no other columns'}")
+    indexed = [*(["words"] if spec.full_text else []), *spec.index_columns]
+    say(f"  indexed  {', '.join(indexed) or 'nothing for --search and --where'}")
     for line in first:
         say(f"  record   {line}")
     say("nothing was written")

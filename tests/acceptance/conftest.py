@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[2]
 TEXTMILL = Path(sys.executable).parent / "textmill"
 MODEL = ROOT / "examples" / "sms_spam" / "model"
 MESSAGES = ROOT / "examples" / "sms_spam" / "sms_spam.tsv"
+WRITTEN = ("jobs", "chunks", "payloads", "results", "result_values", "label_counts")
 FAKE = ["--task", "fake", "--model", "m"]  # see tests/plugins/fake_tasks.py
 
 # Leases, sweeps and patience short enough for a test to see them all.
@@ -133,7 +134,7 @@ class Shell:
         database = self.database()
         try:
             with database.read() as connection:
-                for name in ("jobs", "chunks", "payloads", "results", "label_counts"):
+                for name in WRITTEN:
                     if database.engine.dialect.has_table(connection, name):
                         table = metadata.tables[name]
                         assert connection.scalar(select(func.count()).select_from(table)) == 0, name

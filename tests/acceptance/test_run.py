@@ -110,7 +110,7 @@ def test_results_are_filtered_and_exported_with_the_inputs_columns(shell: Shell)
     ]
     done = shell.run("results", "last", "--order", "score", "--limit", "2", "--format", "table")
     assert len(done.stdout.splitlines()) == 3
-    assert "2 of 60 rows" in done.stderr
+    assert "2 rows, and there are more; --after 0.99" in done.stderr
 
     out = shell.folder / "all.csv"
     assert shell.run("results", "last", "--out", out).returncode == 0

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
@@ -20,7 +21,9 @@ from textmill import Job, submit
 from textmill.core import errors
 from textmill.core.embedded import stop
 from textmill.core.settings import load_settings
-from textmill.db.queries import Result, ResultFilter
+from textmill.db.filters import ResultFilter
+from textmill.db.queries import Result
+from textmill.producer.results_api import Results, Wanted
 
 from ..servers import wait_until
 
@@ -160,14 +163,23 @@ def test_without_a_worker_the_script_gives_up_after_its_time_out(
     assert re.fullmatch(r"error: job \w+ is queued after 0.1 s\n", done.stderr)
 
 
-def test_the_example_on_the_python_page_runs(data_folder: Path) -> None:
-    code = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)[0]
-    done = _run([sys.executable, "-c", code], data_folder, cwd=ROOT)
+def test_the_examples_on_the_python_page_run(data_folder: Path) -> None:
+    submits, asks = re.findall(r"```python\n(from textmill .*?)```", PAGE, flags=re.DOTALL)
+    done = _run([sys.executable, "-c", submits], data_folder, cwd=ROOT)
     assert (done.returncode, done.stderr) == (0, "")
     summary, *top = done.stdout.splitlines()
     assert summary.endswith("completed {'total': 12, 'done': 12, 'errors': 0}")
     assert len(top) == 3
     assert all(re.match(r"c-\d\d spam 0\.9\d+ \w+", line) for line in top)
+
+    # Of the job that the first one made
+    done = _run([sys.executable, "-c", asks], data_folder, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+    row, count, page, means = done.stdout.splitlines()
+    assert re.match(r"c-02 0\.9\d+ CONGRATULATIONS! You have won", row)
+    assert count == "1 of 12 rows; None"
+    assert page == "the last page has 2"
+    assert re.fullmatch(r"\{'ham': (0\.9|1\.0), 'spam': (0\.9|1\.0)\}", means)
 
 
 MISTAKES = """
@@ -196,7 +208,7 @@ def test_what_cannot_be_meant_is_an_error_that_says_what_was_expected(
     priority, mapping, order = done.stdout.splitlines()
     assert "did you mean 'high'?" in priority
     assert "the input is a dict; expected files or an iterable of mappings" in mapping
-    assert order == "order is 'scores'; expected input or score"
+    assert order == "order is 'scores'; expected one of input, score, fastest"
     assert jobs_in(data_folder) == before
 
 
@@ -204,11 +216,14 @@ def test_the_python_page_names_every_argument_attribute_and_error() -> None:
     def named(part: str) -> set[str]:
         section = PAGE.partition(f"\n## {part}\n")[2].partition("\n## ")[0]
         cells = re.findall(r"^\| (`.+?) \|", section, flags=re.MULTILINE)
-        return {name for cell in cells for name in re.findall(r"`(?:job\.|\*\*)?(\w+)", cell)}
+        return {name for cell in cells for name in re.findall(r"`(?:job\.|\*\*)?(\.?\w+)", cell)}
 
     assert named("submit") == set(inspect.signature(submit).parameters) - {"inputs"}
     assert named("Job") == {name for name in vars(Job) if not name.startswith("_")} | {"id"}
-    assert named("results") == {field.name for field in fields(ResultFilter)}
+    filters = {field.name for field in fields(ResultFilter)}
+    methods = {f".{name}" for name in vars(Results) if not name.startswith("_")}
+    assert named("results") - {"for"} == filters | methods
+    assert set(get_type_hints(Wanted)) == filters
     assert named("Errors") <= set(vars(errors))
     for field in fields(Result):
         assert f"`{field.name}`" in PAGE

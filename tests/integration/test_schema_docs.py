@@ -19,8 +19,9 @@ from textmill.core.errors import RecordError
 from textmill.core.jobs import CHUNK_TRANSITIONS, JOB_TRANSITIONS, JobSpec, Record
 from textmill.core.messages import ChunkMessage
 from textmill.db.chunks import complete_chunk
+from textmill.db.indexing import make_entries
 from textmill.db.loading import NewChunk, add_chunks, create_job, finish_loading
-from textmill.db.models import metadata
+from textmill.db.models import metadata, postgresql_words
 from textmill.db.payloads import encode_payload
 from textmill.db.results import ResultRow, write_results
 from textmill.db.schema import upgrade
@@ -56,7 +57,7 @@ def read_queries(page: str) -> list[Query]:
         for part in re.split(r"^(```sql.*?^```$)", section, flags=re.MULTILINE | re.DOTALL):
             block = re.fullmatch(r"```sql ?(\w*)\n(.*?)```", part, flags=re.DOTALL)
             if block is None:  # what is said before a block holds for it and its variant
-                said = re.findall(r"(?:Uses|and) (`ix_\w+`|the primary key)", part)
+                said = re.findall(r"(?:Uses|and)\s(`ix_\w+`|the primary key)", part)
                 indexes = [name.strip("`") for name in said] or (
                     indexes if not part.strip() else []
                 )
@@ -91,7 +92,9 @@ def _output(message: str, label: str | None, spam: float) -> Output | RecordErro
 
 def _load(database: Database, records: Sequence[Record], *, bad: int = 0, **about: Any) -> str:
     """A queued job of one chunk for each four records, and ``bad`` rows that cannot be read."""
-    job = JobSpec(**{"task": "classification", "model": "org/small", **about})
+    job = JobSpec(
+        **{"task": "classification", "model": "org/small", "index_columns": ("country",), **about}
+    )
     with database.write() as connection:
         job_id = create_job(connection, job, extra_columns=["label", "country"], load_seconds=60)
         chunks = [records[start : start + 4] for start in range(0, len(records), 4)]
@@ -112,6 +115,7 @@ def _run(
         claimed = claim(database, message, "host:1:a")
         assert claimed is not None
         outcome = gather_outcome(claimed.records, [outputs[r.index] for r in claimed.records])
+        outcome.entries = make_entries(claimed.job, outcome.rows, sqlite=database.is_sqlite)
         outcome.device_seconds = 0.5
         database.transact(complete_chunk, claimed, outcome, window=99)
 
@@ -145,7 +149,14 @@ def fill(database: Database) -> dict[str, Any]:
     _wait_for_the_next_id()
     job = _load(database, _records(), bad=2, name="comments.csv")
     _run(database, job, first)
-    return {"job": job, "other_job": other, "many": many, "record": "m5", "label": "rude"}
+    return {
+        "job": job,
+        "other_job": other,
+        "many": many,
+        "record": "m5",
+        "label": "rude",
+        "after": -1,
+    }
 
 
 def _wait_for_the_next_id() -> None:
@@ -230,8 +241,18 @@ def test_the_queries_about_labels_answer(filled: Filled) -> None:
     ]  # fmt: skip
     several = filled.answer("Records that have a label", job=filled.params["many"])
     assert [row["record_id"] for row in several] == ["m0"]
+    page = filled.answer("Records of a label in input order", after=0)
+    assert [row["record_id"] for row in page] == ["m1", "m2", "m5"]
     twice = filled.answer("Texts that came more than once")
     assert [(row["copies"], row["text"]) for row in twice] == [(2, "free prize")]
+
+
+def test_the_queries_by_values_and_words_answer(filled: Filled) -> None:
+    french = filled.answer("Records with a value in a column")
+    assert [row["record_id"] for row in french] == [f"m{n}" for n in range(len(MESSAGES))]
+    found = filled.answer("Records with words, in every job")
+    assert {row["id"] for row in found} >= {filled.params["job"], filled.params["other_job"]}
+    assert {(row["text"], row["label"]) for row in found} == {("free prize", "spam")}
 
 
 def test_the_queries_about_days_and_models_answer(filled: Filled) -> None:
@@ -300,11 +321,18 @@ def test_the_deletion_removes_an_ended_job_and_spares_a_running_one(filled: Fill
     after = _rows_by_table(filled)
     left = {name: before[name] - after[name] for name in before}
     # One payload: the input of the record that ended as an error.
-    assert left == {"jobs": 1, "chunks": 2, "payloads": 1, "results": 9, "label_counts": 2}
+    assert left == {
+        "jobs": 1,
+        "chunks": 2,
+        "payloads": 1,
+        "results": 9,
+        "result_values": 7,
+        "label_counts": 2,
+    }
 
 
 def _rows_by_table(filled: Filled) -> dict[str, int]:
-    names = ("jobs", "chunks", "payloads", "results", "label_counts")
+    names = ("jobs", "chunks", "payloads", "results", "result_values", "label_counts")
     return {name: filled.ask(f"SELECT COUNT(*) AS n FROM {name}")[0]["n"] for name in names}
 
 
@@ -334,6 +362,11 @@ def test_the_page_names_every_table_and_column_with_its_types() -> None:
     assert documented == {
         table.name: [(column.name, *map(_type(column), DIALECTS)) for column in table.columns]
         for table in metadata.tables.values()
+    } | {
+        "result_words": [
+            (column.name, kept, _type(column)("postgresql"))
+            for column, kept in zip(postgresql_words.columns, ("rowid", "–"), strict=True)
+        ]
     }
 
 
@@ -352,9 +385,10 @@ def _type(column: Any) -> Any:
 
 
 def test_the_page_names_every_index_with_its_columns() -> None:
-    rows = re.findall(r"^\| `(ix_\w+)` \| `([\w, ]+)`", DOC, flags=re.MULTILINE)
+    rows = re.findall(r"^\| `(ix_\w+)`.*? \| `([\w, ]+)`", DOC, flags=re.MULTILINE)
     assert dict(rows) == {
-        index.name: ", ".join(column.name for column in index.columns) for index in _indexes()
+        index.name: ", ".join(str(getattr(one, "name", one)) for one in index.expressions)
+        for index in _indexes()
     }
 
 

@@ -27,17 +27,17 @@ STATISTICS = [  # as in 0001
 
 FURTHER_LABELS_SQLITE = """
 INSERT OR IGNORE INTO result_values (job_id, name, value, record_index)
-SELECT results.job_id, '', label.value, results.record_index
-FROM results, json_each(results.detail, '$.labels') AS label
-WHERE results.label IS NOT NULL AND label.value <> results.label
+SELECT results.job_id, '', further.value, results.record_index
+FROM results, json_each(results.detail, '$.labels') AS further
+WHERE results.label IS NOT NULL AND further.value <> results.label
 """
 FURTHER_LABELS_POSTGRESQL = """
 INSERT INTO result_values (job_id, name, value, record_index)
-SELECT results.job_id, '', label, results.record_index
+SELECT results.job_id, '', further.label, results.record_index
 FROM results, jsonb_array_elements_text(
     CASE jsonb_typeof(results.detail -> 'labels')
-    WHEN 'array' THEN results.detail -> 'labels' ELSE '[]' END) AS label
-WHERE results.label IS NOT NULL AND label <> results.label
+    WHEN 'array' THEN results.detail -> 'labels' ELSE '[]' END) AS further (label)
+WHERE results.label IS NOT NULL AND further.label <> results.label
 ON CONFLICT DO NOTHING
 """
 

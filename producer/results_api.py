@@ -1,0 +1,165 @@
+"""Questions to a job's results from Python: rows as a stream, pages, counts, tables.
+
+The questions are ``db/queries.py``'s. pyarrow and pandas are imported when a table is asked for.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import orjson
+
+from textmill.core.errors import ConfigurationError, InvalidJobError
+from textmill.db.filters import Order, ResultFilter, check_columns
+from textmill.db.jobs import get_job
+from textmill.db.queries import (
+    PAGE_ROWS,
+    Page,
+    Result,
+    count_results,
+    is_streamed,
+    iter_pages,
+    read_page,
+)
+from textmill.db.session import Database
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+    from sqlalchemy import Row
+
+OWN_COLUMNS = [field.name for field in fields(Result) if field.name != "extra"]
+FLOAT_BYTES = 4
+INTEGERS = ("record_index", "input_tokens", "output_tokens")
+
+
+class Wanted(TypedDict, total=False):
+    """The fields of ``ResultFilter``, as the arguments of ``Job.results``."""
+
+    label: str | None
+    min_score: float | None
+    max_score: float | None
+    search: str | None
+    errors: bool | None
+    error_code: str | None
+    record_id: str | None
+    where: Mapping[str, str | float]
+    limit: int | None
+    order: Order
+    after: str | None
+
+
+class Results:
+    """The rows of a job that fulfil a filter: iterate over them, or ask for a page, a number, a
+    table. Each asks the database anew, so of a job that still runs it is what there is by then.
+
+    Raises InvalidJobError for a column that the job's records do not have.
+    """
+
+    def __init__(self, database: Database, job_id: str, wanted: ResultFilter) -> None:
+        self._database = database
+        self._job_id = job_id
+        self._wanted = wanted
+        check_columns(self._job(), wanted)
+
+    def _job(self) -> Row[Any]:
+        with self._database.read() as connection:
+            return get_job(connection, self._job_id)
+
+    def __iter__(self) -> Iterator[Result]:
+        """Row after row, read page by page: in little memory, with no transaction left open."""
+        for page in iter_pages(self._database, self._job(), self._wanted):
+            yield from page
+
+    @property
+    def streamed(self) -> str | None:
+        """Why every row is looked at, because no index knows a condition; None if that is not so.
+
+        The rows come all the same, as they are found.
+        """
+        return is_streamed(self._database, self._job(), self._wanted)
+
+    def page(self, rows: int = 100) -> Page:
+        """The first ``rows`` and, as its ``after``, what ``after=`` of the next page is."""
+        if rows < 1:
+            raise InvalidJobError(f"a page of {rows} rows; expected at least 1")
+        return read_page(self._database, self._job(), self._wanted, rows)
+
+    def count(self) -> int:
+        """How many rows there are: at once where counters know it, else by looking at each."""
+        job, wanted = self._job(), self._wanted
+        known = None
+        if wanted.after is None:
+            with self._database.read() as connection:
+                known = count_results(connection, job, wanted)
+        if known is None:
+            return sum(len(page) for page in iter_pages(self._database, job, wanted))
+        return known if wanted.limit is None else min(known, wanted.limit)
+
+    def batches(self, rows: int = PAGE_ROWS) -> Iterator[pa.RecordBatch]:
+        """The rows as columns, at most ``rows`` at a time.
+
+        The columns of a row, ``detail`` as JSON text and ``vector`` as a list of float32, then the
+        input's own as strings, ``input_label`` where a row has a ``label`` of its own.
+        """
+        job = self._job()
+        schema = _schema(job.extra_columns)
+        for page in iter_pages(self._database, job, self._wanted, page_rows=rows):
+            yield _batch(page, job.extra_columns, schema)
+
+    def to_arrow(self) -> pa.Table:
+        """All rows in one table, as ``batches`` has them."""
+        import pyarrow as pa
+
+        return pa.Table.from_batches(self.batches(), _schema(self._job().extra_columns))
+
+    def to_pandas(self) -> pd.DataFrame:
+        """All rows in one data frame, as ``batches`` has them; whole numbers are ``Int64``.
+
+        Raises ConfigurationError where pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError:
+            raise ConfigurationError(
+                "results are read into a data frame by pandas, which is not installed here: "
+                "pip install pandas"
+            ) from None
+        import pyarrow as pa
+
+        kinds = {pa.int64(): pd.Int64Dtype()}  # NaN for none would make floats of them
+        return self.to_arrow().to_pandas(types_mapper=kinds.get)
+
+
+def _schema(extra_columns: Sequence[str]) -> pa.Schema:
+    import pyarrow as pa
+
+    types = dict.fromkeys(INTEGERS, pa.int64())
+    types |= {"score": pa.float64(), "vector": pa.list_(pa.float32())}
+    own = [(name, types.get(name, pa.string())) for name in OWN_COLUMNS]
+    extra = [f"input_{name}" if name in OWN_COLUMNS else name for name in extra_columns]
+    return pa.schema([*own, *((name, pa.string()) for name in extra)])
+
+
+def _batch(rows: Sequence[Result], extra_columns: Sequence[str], schema: pa.Schema) -> Any:
+    import pyarrow as pa
+
+    columns = [[_cell(getattr(row, name)) for row in rows] for name in OWN_COLUMNS]
+    columns += [[_text((row.extra or {}).get(name)) for row in rows] for name in extra_columns]
+    arrays = [pa.array(column, kind) for column, kind in zip(columns, schema.types, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return struct.unpack(f"<{len(value) // FLOAT_BYTES}f", value)
+    return orjson.dumps(value).decode() if isinstance(value, dict) else value
+
+
+def _text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return orjson.dumps(value).decode()

@@ -29,6 +29,7 @@ PRESENT: list[tuple[str | None, str]] = [
     (None, "<EMAIL:very.long.name.with.many.dots@mail.department.company.example.com>\n"),
     (None, "cc <EMAIL:a@xn--bcher-kva.example>"),
     (None, "ask <EMAIL:me@example.technology>, please"),
+    (None, "<EMAIL:a@example.com>/<EMAIL:b@example.com>"),
     # telephone numbers in international form
     (None, "Call <PHONE:+44 20 7946 0958> now"),
     (None, "Tel. <PHONE:+49 30 901820>"),
@@ -112,6 +113,7 @@ PRESENT: list[tuple[str | None, str]] = [
     (None, "<IBAN:MT84MALT011000012345MTLCAST001S>"),
     (None, "<IBAN:PL61-1090-1014-0000-0712-1981-2874>"),
     ("DE", "von <IBAN:DE89 3704 0044 0532 0130 00> EUR 120,00 am 28.11.2026"),
+    (None, "<IBAN:DE89370400440532013000><IBAN:GB29NWBK60161331926819>"),
     # several kinds together
     (
         "GB",

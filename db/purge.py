@@ -76,10 +76,12 @@ def _payloads_left() -> Any:
 
 def count_left(connection: Connection, job: Row[Any]) -> int:
     """How many rows of the job are not purged."""
-    if job.purged_at is None:
-        return int(job.done_records + job.error_records)
-    own = (results.c.job_id == job.id, results.c.record_id > PURGED_ID)
-    return connection.scalar(select(func.count()).where(*own)) or 0
+    of_job = results.c.job_id == job.id
+    if job.purged_at is not None:
+        left = select(func.count()).where(of_job, results.c.record_id > PURGED_ID)
+        return connection.scalar(left) or 0
+    gone = select(func.count()).where(of_job, results.c.record_id == PURGED_ID)
+    return int(job.done_records + job.error_records) - (connection.scalar(gone) or 0)
 
 
 def is_purged(connection: Connection, job: Row[Any]) -> bool:

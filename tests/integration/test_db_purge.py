@@ -567,7 +567,7 @@ def test_sqlite_merges_words_in_short_transactions_and_comes_to_an_end(
 ) -> None:
     monkeypatch.setattr(sqlite_vacuum, "FIRST_PAGES", 1)
     monkeypatch.setattr(sqlite_vacuum, "MOST_PAGES", 1)
-    for database in builders.with_tables(f"sqlite:///{tmp_path / 'textmill.db'}"):
+    for database in builders.with_tables(f"sqlite:///{tmp_path / 'merged.db'}"):
         purged = private_job(database, 600, chunk=50)
         private_job(database, 60, chunk=5, start=1000)
         purge_job(database, purged, ASKED)

@@ -22,7 +22,6 @@ from textmill.db.chunks import (
     Claim,
     LeaseLostError,
     claim_chunk,
-    complete_chunk,
     give_back,
     give_back_chunk,
     renew_leases,
@@ -38,7 +37,7 @@ from textmill.db.suspects import split_chunk
 from textmill.db.sweep import SweepReport, sweep_once
 
 from .. import builders
-from ..builders import LEASE, at_once, empty, make_job, outcome
+from ..builders import LEASE, at_once, complete, empty, make_job
 from ..invariants import check_state, read_state
 
 # Fixtures; imported by name, they would be redefined by every test's parameter.
@@ -102,9 +101,9 @@ class Crowd:
     def work(self, rng: Random) -> None:
         for claim in self.pick(rng, self.claims):
             errors = {one.index for one in claim.records if rng.random() < 0.3}
-            done, window = outcome(claim, errors), rng.randint(0, 3)
-            messages = self.database.transact(complete_chunk, claim, done, window=window)
-            self.keep(self.messages, messages)
+            self.keep(
+                self.messages, complete(self.database, claim, errors, window=rng.randint(0, 3))
+            )
 
     def renew(self, rng: Random) -> None:
         worker = rng.choice(WORKERS)
@@ -169,7 +168,7 @@ class Crowd:
                 claim = self.database.transact(claim_chunk, *which, **mine)
                 if claim is not None:
                     with suppress(LeaseLostError):  # a message before it has ended the job
-                        self.database.transact(complete_chunk, claim, outcome(claim), window=0)
+                        complete(self.database, claim, window=0)
 
 
 def fail(connection: Connection, job_id: str) -> None:

@@ -6,6 +6,7 @@ Command modules import what they need when they run, so that ``textmill --help``
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
 
@@ -76,6 +77,8 @@ def main() -> None:
     """Entry of the console script."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # what it cannot show is no reason for a traceback
         sys.stdout.reconfigure(errors="backslashreplace")
+    # What it says of a lost connection is an error as well, which is told in our words.
+    logging.getLogger("psycopg").addHandler(logging.NullHandler())
     try:
         app()
     except TextmillError as error:

@@ -122,7 +122,7 @@ def test_a_file_that_exists_or_has_no_place_is_left(filled: Shell, sql: Run) -> 
     there = filled.write("there.csv", "mine")
     assert_user_error(sql("SELECT 1", "--out", there), "there.csv exists")
     assert there.read_text() == "mine"
-    assert_user_error(sql("SELECT 1", "--out", "no/a.csv"), "cannot write to no")
+    assert_user_error(sql("SELECT 1", "--out", "no/a.csv"), "cannot write no/a.csv", "No such")
     assert_user_error(sql("SELECT 1", "--out", "a.txt"), "no known format", "--format")
     assert_user_error(sql("SELECT 1", "--format", "jsnl"), "did you mean 'jsonl'")
     assert_user_error(sql("SELECT 1", "--format", "table", "--out", "a"), "--out a")

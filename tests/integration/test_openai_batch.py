@@ -31,7 +31,7 @@ from textmill.producer.readers import ReadOptions
 from textmill.producer.submit import Submitted, submit_job, validate_spec
 
 from .. import builders
-from ..builders import ALL, claim, count, dispatch, job_of, put
+from ..builders import ALL, claim, count, dispatch, indexed, job_of, put
 from ..submissions import Outbox, nothing_in
 
 tables_url, postgresql, database = builders.tables_url, builders.postgresql, builders.database
@@ -82,7 +82,7 @@ def work(database: Database, job_id: str, errors: Mapping[int, str] | None = Non
                 error = {"error_code": code, "error_message": f"it was {code}"}
                 rows.append(ResultRow(one.index, one.record_id, text, b"h", extra=extra, **error))
         outcome = ChunkOutcome(rows, failed, {})
-        database.transact(complete_chunk, claimed, outcome, window=ALL)
+        database.transact(complete_chunk, claimed, indexed(database, claimed, outcome), window=ALL)
         done += claimed.records
     return done
 

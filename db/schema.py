@@ -10,6 +10,7 @@ from sqlalchemy import inspect, text
 from textmill.core.errors import ServiceUnavailableError
 from textmill.core.settings import Settings
 from textmill.db.session import Database
+from textmill.db.views import drop_views, make_views
 
 HEAD = "0003"  # the newest file in migrations/versions; a test holds it to that
 UPGRADE_LOCK = 7_463_782  # any number, the same in every process: one upgrades at a time
@@ -27,9 +28,10 @@ def current_revision(database: Database) -> str | None:
 
 
 def upgrade(database: Database, revision: str = "head") -> None:
-    """Run the migrations up to ``revision``, in one transaction: all or none of them.
+    """Run the migrations up to ``revision`` and make the views, in one transaction: all or nothing.
 
-    Raises ServiceUnavailableError if the database has a revision that this version does not know.
+    Raises ServiceUnavailableError if the database has a revision that this version does not know,
+    or views of somebody's own on the views.
     """
     from alembic import command  # 0.1 s to import, needed once in a database's life
     from alembic.config import Config
@@ -41,6 +43,7 @@ def upgrade(database: Database, revision: str = "head") -> None:
         if not database.is_sqlite:  # whose write transaction is the only one anyway
             connection.execute(text(f"SELECT pg_advisory_xact_lock({UPGRADE_LOCK})"))
         config.attributes["connection"] = connection
+        drop_views(connection)
         try:
             command.upgrade(config, revision)
         except CommandError as error:
@@ -48,6 +51,8 @@ def upgrade(database: Database, revision: str = "head") -> None:
                 f"the database cannot be upgraded to schema {HEAD}: {error}; "
                 "install the newer Textmill that made its schema"
             ) from error
+        if revision == "head":
+            make_views(connection)
 
 
 def ensure_schema(

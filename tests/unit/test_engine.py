@@ -312,7 +312,7 @@ def test_a_thread_that_dies_settles_everything(engine: Engine, runner: FakeRunne
 
     runner.on_forward = die
     submission = engine.submit(records("a", "bbbbbbbbbb"), PARAMS)
-    with pytest.raises(EngineClosedError, match="died: SystemExit in test_engine.py, line"):
+    with pytest.raises(EngineClosedError, match=r"died: SystemExit in test_engine\.py, line"):
         submission.wait(WAIT)
     assert engine.state == EngineState.FAILED
     assert engine.close(timeout=WAIT)

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 import transformers
 
-from benchmarks.engine_vs_pipeline import SUBMITTING_THREADS, Cost, measure
+from benchmarks.engine_vs_pipeline import SUBMITTING_THREADS, Cost, in_own_thread, measure
 from textmill.core.errors import RecordError
 from textmill.core.jobs import Record
 from textmill.core.params import QuestionAnsweringParams
@@ -81,14 +81,20 @@ def measure_dtype(
 ) -> tuple[Runs, tuple[Cost, list[Answer]]]:
     """Plain transformers by batch size, and the engine, which runs first and last."""
     before, answers = run_engine(questions, dtype, options)
+    runs = in_own_thread(partial(run_plain, questions, dtype, options))
+    after, _ = run_engine(questions, dtype, options)  # so that a drift of the machine shows
+    seconds = before.seconds + after.seconds
+    return runs, (Cost(seconds, before.cpu_seconds + after.cpu_seconds, 2), answers)
+
+
+def run_plain(questions: list[Question], dtype: str, options: argparse.Namespace) -> Runs:
+    """Plain transformers by batch size."""
     plain = Plain(options.model, dtype, options.device)
     runs = {}
     for size in BATCH_SIZES:
         plain.answer(questions[:size], size)  # warm-up
         runs[size] = measure(partial(plain.answer, questions, size))
-    after, _ = run_engine(questions, dtype, options)  # so that a drift of the machine shows
-    seconds = before.seconds + after.seconds
-    return runs, (Cost(seconds, before.cpu_seconds + after.cpu_seconds, 2), answers)
+    return runs
 
 
 def run_engine(

@@ -26,7 +26,7 @@ import sacrebleu
 import torch
 import transformers
 
-from benchmarks.engine_vs_pipeline import SUBMITTING_THREADS, Cost, measure
+from benchmarks.engine_vs_pipeline import SUBMITTING_THREADS, Cost, in_own_thread, measure
 from textmill.core.errors import RecordError
 from textmill.core.jobs import Record
 from textmill.core.tasks import get_task, validate_params
@@ -63,7 +63,7 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     pairs = read_pairs(options.texts, options.limit)
-    plain = run_plain(pairs, options)
+    plain = in_own_thread(partial(run_plain, pairs, options))
     report = summarize(pairs, plain, run_engines(pairs, options))
     report |= {"texts": len(pairs), "threads": torch.get_num_threads(), "device": "cpu"}
     print_table(report)

@@ -40,6 +40,7 @@ READ_ONLY_SQLSTATE = "25006"
 # The server ended the session: it was idle inside a transaction, or that took too long.
 ENDED_SQLSTATES = {"25P03", "25P04"}
 RETRIES = 8
+SQLITE_OLDEST = (3, 38, 0)  # which has the operators -> and ->> of the views
 PRAGMA_TRIES = 100
 SQLITE_INDEX_BYTES = 32 << 10  # https://www.sqlite.org/walformat.html#the_wal_index_file_format
 SQLITE_FILE_ERRORS = ("unable to open database file", "readonly database", "disk I/O error")
@@ -169,6 +170,12 @@ def _make_engine(url: str, pool_size: int, transaction_seconds: float | None) ->
 
 
 def _prepare_sqlite(engine: Engine) -> None:
+    if sqlite3.sqlite_version_info < SQLITE_OLDEST:
+        raise ConfigurationError(
+            f"this Python has SQLite {sqlite3.sqlite_version}, and Textmill needs "
+            f"{'.'.join(map(str, SQLITE_OLDEST))} or newer; take a newer Python, or set "
+            "TEXTMILL_DATABASE_URL to a PostgreSQL database"
+        )
     if engine.url.database:
         _make_folder(Path(engine.url.database).parent)
     _heal_connections(engine)

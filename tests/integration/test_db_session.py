@@ -41,6 +41,16 @@ def connect(url: str) -> None:
         database.close()
 
 
+def test_an_old_sqlite_is_said_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 37, 2))
+    monkeypatch.setattr(sqlite3, "sqlite_version", "3.37.2")
+    with pytest.raises(ConfigurationError, match=r"SQLite 3\.37\.2.*needs 3\.38\.0 or newer"):
+        connect(f"sqlite:///{tmp_path / 'textmill.db'}")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_deadlock_is_retried_until_both_changes_are_made(postgresql: Database) -> None:
     first, second = make_job(postgresql), make_job(postgresql)
     both_hold_one = threading.Barrier(2, timeout=20)

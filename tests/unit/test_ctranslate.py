@@ -98,6 +98,21 @@ def test_it_writes_the_same_and_converts_once(
 
 
 @needs_ctranslate2
+def test_the_threads_of_torch_stay_as_many(home: Path, tmp_path: Path) -> None:
+    """Both may use one OpenMP, which keeps a number for each thread."""
+    runner: Any = load_runner(
+        ModelRequest("translation", str(save_marian(tmp_path / "model")), device="cpu")
+    )
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        runner._converted.open()
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+@needs_ctranslate2
 @pytest.mark.filterwarnings("ignore:Recommended")
 def test_a_model_of_pickles_that_is_trained_again_is_converted_again(
     tmp_path: Path, open_engine: Callable[..., Engine]

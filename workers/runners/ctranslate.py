@@ -34,6 +34,7 @@ from textmill.workers.runners.seq2seq_tokens import Seq2SeqTokenizer
 
 log = logging.getLogger(__name__)
 
+MOST_PARTS = 4  # of a batch, which must not become too small
 PAUSE_SECONDS = 60.0  # after a conversion that failed
 CONVERSION = 1  # counted up when converting changes, so that older folders are not used
 COMPUTE_TYPES = {
@@ -82,6 +83,7 @@ class ConvertedModel:
         self._rounded = quantizing.is_quantized(model)
         self._family = str(model.config.model_type)
         self._convert: Any = model
+        self._workers = _side_by_side(device)
         self._translator: Any = None
         self._failure: RecordError | None = None
         self._failed_at = 0.0
@@ -123,6 +125,7 @@ class ConvertedModel:
             repetition_penalty=config.repetition_penalty or 1.0,
             no_repeat_ngram_size=config.no_repeat_ngram_size or 0,
             suppress_sequences=[tokenizer.tokens(bad) for bad in config.bad_words_ids or []],
+            max_batch_size=math.ceil(len(ids) / self._workers),
             max_input_length=0,  # its own limit would cut without a word
             max_decoding_length=limit,
             min_decoding_length=_least(config),
@@ -158,14 +161,17 @@ class ConvertedModel:
 
     def _load(self) -> Any:
         library = importlib.import_module("ctranslate2")
-        return library.Translator(
+        threads = torch.get_num_threads()
+        translator = library.Translator(
             str(self._folder()),
             device=self._device.type,
             device_index=self._device.index or 0,
             compute_type=self._type,
-            inter_threads=1,
-            intra_threads=torch.get_num_threads(),
+            inter_threads=self._workers,
+            intra_threads=max(1, threads // self._workers),
         )
+        torch.set_num_threads(threads)  # where both use one OpenMP, it took those of this thread
+        return translator
 
     def _folder(self) -> Path:
         """The converted model; of several processes one converts, and the others wait for it."""
@@ -204,6 +210,15 @@ class ConvertedModel:
             importlib.metadata.version("ctranslate2"),
         )
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:20]
+
+
+def _side_by_side(device: torch.device) -> int:
+    """How many parts of a batch are computed at once; see docs/translation.md.
+
+    A decoder's operations are small: on a CPU, one thread for each part is faster than all threads
+    for each operation.
+    """
+    return min(MOST_PARTS, torch.get_num_threads()) if device.type == "cpu" else 1
 
 
 def _own_bad_words(config: Any) -> bool:

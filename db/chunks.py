@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from sqlalchemy import (
@@ -50,7 +51,7 @@ class LeaseLostError(RetryableError):
     """The chunk is no longer this worker's: its lease ended, or its job was cancelled."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Claim:
     """A chunk that this worker holds, with what is needed to process it."""
 
@@ -61,9 +62,9 @@ class Claim:
     job: Row[Any]
     payload: bytes
 
-    @property
+    @cached_property
     def records(self) -> list[Record]:
-        """The chunk's records, decoded anew at each call."""
+        """The chunk's records."""
         return decode_payload(self.payload)
 
 

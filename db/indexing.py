@@ -84,10 +84,12 @@ def make_entries(job: IndexedJob, rows: Iterable[IndexedRow], *, sqlite: bool) -
     """The entries of these rows."""
     rows = list(rows)
     words = _words(job, rows, sqlite=sqlite) if job.full_text else []
+    columns = job.index_columns or ()
     values = [
         (name, value, row.record_index)
         for row in rows
-        for name, value in _values(job.index_columns or (), row)
+        if columns or row.detail is not None
+        for name, value in _values(columns, row)
     ]
     return Entries(words, values)
 

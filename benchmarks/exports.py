@@ -20,12 +20,13 @@ from sqlalchemy import Row, update
 
 from benchmarks.services import services
 from textmill.core.jobs import JobSpec
+from textmill.core.stored_texts import hash_text
 from textmill.db import schema
 from textmill.db.jobs import get_job
 from textmill.db.loading import create_job, finish_loading
 from textmill.db.models import jobs
 from textmill.db.queries import ResultFilter, iter_results
-from textmill.db.results import ResultRow, hash_text, write_results
+from textmill.db.results import ResultRow, write_results
 from textmill.db.session import Database
 
 COUNTRIES = ("DE", "FR", "US", "GB", "IT")

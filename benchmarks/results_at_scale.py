@@ -24,6 +24,7 @@ from sqlalchemy import Connection, Row, select, text, update
 
 from benchmarks.services import services
 from textmill.core.jobs import JobSpec, JobStatus
+from textmill.core.stored_texts import hash_text
 from textmill.db import loading, schema
 from textmill.db.chunks import ChunkOutcome, count_labels_of
 from textmill.db.filters import ResultFilter
@@ -31,7 +32,7 @@ from textmill.db.indexing import make_entries
 from textmill.db.jobs import get_job
 from textmill.db.models import jobs, label_counts, results
 from textmill.db.queries import count_labels, read_page
-from textmill.db.results import ResultRow, hash_text, to_json, write_results
+from textmill.db.results import ResultRow, to_json, write_results
 from textmill.db.session import Database
 
 MESSAGES = Path(__file__).parents[1] / "examples" / "sms_spam" / "sms_spam.tsv"

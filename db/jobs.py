@@ -5,6 +5,7 @@ Each function takes an open write transaction and keeps the lock order: chunks b
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,6 +32,9 @@ from textmill.core.jobs import (
 )
 from textmill.db.clock import now
 from textmill.db.models import chunks, jobs, payloads, results
+
+HINTED_JOBS = 1000  # the latest, among which a mistyped one is looked for
+NEAR = 0.75  # ids of one hour are alike to about 0.5
 
 
 def _visible() -> ColumnElement[bool]:
@@ -228,7 +232,7 @@ def find_job_by_key(connection: Connection, key: str) -> Row[Any] | None:
 def find_job(connection: Connection, reference: str) -> Row[Any]:
     """The job a person means: its id, a unique start of its id, its key, or ``last``.
 
-    Raises JobNotFoundError that offers the latest ids.
+    Raises JobNotFoundError that offers what is nearest, or else the latest ids.
     """
     if reference == "last":
         newest = select(jobs).where(_visible()).order_by(jobs.c.id.desc())
@@ -242,11 +246,22 @@ def find_job(connection: Connection, reference: str) -> Row[Any]:
         raise JobNotFoundError(
             f"{reference!r} is the start of several jobs: {ids}; give more of it"
         )
-    latest = connection.scalars(
-        select(jobs.c.id).where(_visible()).order_by(jobs.c.id.desc()).limit(3)
-    ).all()
-    hint = f"the latest are {', '.join(latest)}" if latest else "there are no jobs yet"
-    raise JobNotFoundError(f"no job {reference!r}; {hint}")
+    raise JobNotFoundError(f"no job {reference!r}; {_hint(connection, reference)}")
+
+
+def _hint(connection: Connection, reference: str) -> str:
+    """Ids, keys and names that are nearly what was given, or the latest ids."""
+    columns = (jobs.c.id, jobs.c.key, jobs.c.name)
+    latest = select(*columns).where(_visible()).order_by(jobs.c.id.desc()).limit(HINTED_JOBS)
+    rows = connection.execute(latest).all()
+    if not rows:
+        return "there are no jobs yet"
+    # A name is no reference; of several jobs of one name the latest is meant.
+    meant = {row.name: f"{row.id} ({row.name})" for row in reversed(rows) if row.name}
+    meant |= {one: one for row in rows for one in (row.id, row.key) if one}
+    if near := difflib.get_close_matches(reference, meant, cutoff=NEAR):
+        return f"did you mean {' or '.join(meant[one] for one in near)}?"
+    return f"the latest are {', '.join(row.id for row in rows[:3])}"
 
 
 def _matching(connection: Connection, reference: str) -> Sequence[Row[Any]]:

@@ -105,7 +105,11 @@ def _as_dict(wanted: ResultFilter) -> dict[str, Any]:
 
 
 def is_streamed(database: Database, job: Row[Any], wanted: ResultFilter) -> str | None:
-    """Why each row is looked at: the condition that no index knows; None if one leads to rows."""
+    """Why each row is looked at: the condition that no index knows; None if one leads to rows.
+
+    Raises InvalidJobError for a column that the job does not have.
+    """
+    check_columns(job, wanted)
     with database.read() as connection:
         if choose_source(connection, job, wanted) is not None:
             return None

@@ -28,9 +28,9 @@ postgresql = builders.postgresql
 database = builders.database
 
 
-def named(database: Database, *ids: str, key: str | None = None) -> None:
+def named(database: Database, *ids: str, **fields: str) -> None:
     for job_id in ids:
-        made = make_job(database, key=key)
+        made = make_job(database, **fields)
         put(database, jobs, jobs.c.id == made, id=job_id)
 
 
@@ -72,6 +72,28 @@ def test_an_unknown_reference_offers_the_latest_jobs(several: Database, referenc
         find_job(connection, reference)
     latest = "06c000000000000x, 06b000000000000x, 06ab00000000000x"
     assert str(caught.value) == f"no job {reference!r}; the latest are {latest}"
+
+
+@pytest.mark.parametrize(
+    ("reference", "offered"),
+    [
+        ("06b000000000000y", "06b000000000000x"),  # one letter, and the nearest first
+        ("nightly-26-11-28", "nightly-2026-11-28"),  # a key
+        ("coments.csv", "06aa00000000000x (comments.csv)"),
+        ("comments.csv", "06aa00000000000x (comments.csv)"),
+    ],
+)
+def test_a_mistyped_reference_offers_what_is_nearest(
+    database: Database, reference: str, offered: str
+) -> None:
+    named(database, "06a000000000000x", name="comments.csv")
+    named(database, "06aa00000000000x", name="comments.csv")
+    named(database, "06b000000000000x", key="nightly-2026-11-28")
+    with database.read() as connection, pytest.raises(JobNotFoundError) as caught:
+        find_job(connection, reference)
+    start = f"no job {reference!r}; did you mean {offered}"
+    assert str(caught.value).startswith(start)
+    assert str(caught.value).endswith("?")
 
 
 def test_without_jobs_there_is_nothing_to_offer(database: Database) -> None:

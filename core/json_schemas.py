@@ -17,6 +17,7 @@ from typing import Any
 import orjson
 
 from textmill.core.errors import InvalidJobError
+from textmill.core.schema_ends import has_end
 from textmill.core.schema_keywords import check_keywords, check_storable, walk_schemas
 
 MAX_SCHEMA = 100_000  # characters; it is sent with the job to every chunk
@@ -109,6 +110,8 @@ def check_schema(text: str) -> None:
     check_keywords(schema)
     _check_grammar(text)
     _check_recursion(text)
+    if not has_end(schema):
+        raise InvalidJobError("what fulfils the schema would have to hold itself, without an end")
 
 
 def _parse(text: str) -> Any:

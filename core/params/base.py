@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 OPENAI_COLUMN = "openai"
@@ -52,6 +52,14 @@ class TaskParams(BaseModel):
             json_schema_extra={"hidden": True},  # told by the input
         )
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """``True`` would count as 1."""
+        if isinstance(value, bool) and bool not in _kinds(cls, info.field_name or ""):
+            raise PydanticCustomError("switch", "Expected a number or a text, and no switch")
+        return value
 
     @field_validator("own_columns")
     @classmethod
@@ -99,6 +107,12 @@ class TaskParams(BaseModel):
 
     def check_model(self, name: str, folder: Path, config: Mapping[str, Any]) -> None:
         """Raise ModelLoadError if a model's files show that it cannot do the task this way."""
+
+
+def _kinds(model: type[BaseModel], field: str) -> tuple[Any, ...]:
+    """The types that a field may have."""
+    kind = model.model_fields[field].annotation
+    return (kind, *get_args(kind))
 
 
 def storable(text: str) -> str:

@@ -39,7 +39,8 @@ class ZeroShotParams(TextParams, PromptParams):
     labels: tuple[str, ...] = Field(
         default=(),
         validate_default=True,
-        description="labels to choose from: a,b,c, or the option once for each label (needed)",
+        description="labels to choose from: a,b,c, or the option once for each label "
+        "(needed, or a column of them: --labels-column)",
     )
     hypothesis_template: str = Field(
         default=HYPOTHESIS, description="a label's sentence; {} is the label's place"

@@ -39,10 +39,14 @@ def split_arguments(arguments: Sequence[str], task: str, known: Iterable[str]) -
     model = get_task(task).params
     found = TaskOptions()
     waiting = iter(arguments)
+    switch: str | None = None  # the last word, if it was one
     for word in waiting:
         if not word.startswith("-") or word == "-":
+            _check_input(word, switch)
+            switch = None
             found.inputs.append(word)
             continue
+        switch = None
         name, equals, value = word.removeprefix("--").partition("=")
         if name.endswith(COLUMN):
             column = value if equals else _value(word, waiting, model)
@@ -53,10 +57,19 @@ def split_arguments(arguments: Sequence[str], task: str, known: Iterable[str]) -
             raise _unknown(word, task, model, known)
         if implied is not None:
             found.params[option] = value if equals else implied
+            switch = None if equals else option
         else:
             _add(found.params, option, value if equals else _value(word, waiting, model), model)
     found.params |= take_own_columns(get_task(task), found.columns)
     return found
+
+
+def _check_input(word: str, switch: str | None) -> None:
+    """``--normalize false``: a switch takes no value, and this is hardly a file."""
+    if switch is not None and word.casefold() in ("true", "false") and not Path(word).exists():
+        name = option_name(switch)
+        off = name.replace("--", "--no-", 1)
+        raise InvalidJobError(f"{name} takes no value; it is on, and off as {off}")
 
 
 def _resolve(model: type[TaskParams], name: str) -> tuple[str | None, bool | None]:
@@ -82,7 +95,7 @@ def _is_list(model: type[TaskParams], option: str) -> bool:
 
 
 def _add(params: dict[str, Any], option: str, value: str, model: type[TaskParams]) -> None:
-    """The last value counts; an option that takes several collects them."""
+    """The last value counts, as everywhere; an option that takes several collects them."""
     kind = _file_kind(model, option)
     if kind == "path":
         value = _read_text(option, value, value)

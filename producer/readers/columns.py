@@ -81,8 +81,9 @@ def _guess(
         ]
     if len(found) == 1:
         return found[0]
-    what = f"{len(found)} columns could be" if found else "no column is certain to be"
-    raise InputError(f"{name}: {what} the {field}; pass --{field}-column; {_listed(columns)}")
+    what = f"{', '.join(map(repr, found))} could be" if found else "no column is named"
+    the = f"the {field}" if found else repr(field)
+    raise InputError(f"{name}: {what} {the}; pass --{field}-column; {_listed(columns)}")
 
 
 def _holds_texts(values: Sequence[Any]) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from textmill.core.errors import InvalidJobError
-from textmill.core.json_schemas import MAX_SCHEMA, read_json
+from textmill.core.json_schemas import MAX_SCHEMA, read_json, read_schema
 from textmill.core.params import GenerationParams
 from textmill.core.tasks import get_task, validate_params
 from textmill.db.results import to_json
@@ -30,6 +30,25 @@ def test_a_schema_is_an_object_or_its_json_and_keeps_its_order() -> None:
     assert json.loads(as_text.json_schema or "") == schema
     assert list(json.loads(as_text.json_schema or "")["properties"]) == ["z", "a"]
     assert GenerationParams.model_validate(as_text.model_dump()) == as_text
+
+
+ENDLESS_REF = {"$ref": "#/$defs/a"}
+ENDLESS_PART = {"type": "object", "properties": {"a": ENDLESS_REF}, "required": ["a"]}
+ENDLESS = {"$defs": {"a": ENDLESS_PART}} | ENDLESS_REF
+# Each of these has a value that holds no other.
+ENDING = [
+    {"$defs": {"a": {**ENDLESS_PART, "required": []}}} | ENDLESS_REF,
+    {"$defs": {"a": {**ENDLESS_PART, "type": ["object", "null"]}}} | ENDLESS_REF,
+    {"$defs": {"a": {"type": "array", "items": ENDLESS_REF}}} | ENDLESS_REF,
+    {"$defs": {"a": {"anyOf": [ENDLESS_PART, {"type": "integer"}]}}} | ENDLESS_REF,
+    {"$defs": {"a": {"type": "array", "minItems": 1, "prefixItems": [{"type": "null"}]}}}
+    | ENDLESS_REF,
+]
+
+
+@pytest.mark.parametrize("schema", ENDING)
+def test_a_schema_that_may_hold_itself_is_taken(schema: dict[str, Any]) -> None:
+    assert json.loads(read_schema(schema)) == schema
 
 
 @pytest.mark.parametrize(
@@ -92,6 +111,11 @@ def test_a_schema_that_nothing_fulfils_is_refused(schema: dict[str, Any], part: 
         ({"$ref": "#/$defs/no"}, "Pointer '/$defs/no' does not exist"),
         ({"$ref": "https://example.org/x"}, "does not fetch resources"),
         ({"$ref": "#"}, "a $ref of the schema leads to itself"),
+        (ENDLESS, "what fulfils the schema would have to hold itself"),
+        (
+            {"$defs": {"a": {"type": "array", "minItems": 1, "items": ENDLESS_PART}}} | ENDLESS_REF,
+            "what fulfils the schema would have to hold itself",
+        ),
         ({"const": {"a": ["\0"]}}, "'\\x00' in the schema has a character that cannot be stored"),
         ({"properties": {"\ud800": {}}}, "has a character that cannot be stored"),
         ({"description": "a\0b"}, "has a character that cannot be stored"),

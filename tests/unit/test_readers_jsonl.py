@@ -150,7 +150,7 @@ def test_a_text_line_that_is_not_utf8_is_refused_or_skipped(tmp_path: Path) -> N
 
 def test_plain_text_cannot_serve_two_fields(tmp_path: Path) -> None:
     path = write(tmp_path, "a\n", "in.txt")
-    with pytest.raises(InputError, match="no column is certain to be the question"):
+    with pytest.raises(InputError, match="no column is named 'question'"):
         open_records([path], ["question", "context"], ReadOptions())
 
 

@@ -115,3 +115,20 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     latin.write_bytes(b"caf\xe9")
     with pytest.raises(InvalidJobError, match=r"latin\.txt: not UTF-8 at byte 3"):
         split("in.csv", "--context", f"@{latin}")
+
+
+def test_a_switch_has_no_value_behind_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidJobError, match=r"--multi-label takes no value.*--no-multi-label"):
+        split("--multi-label", "false", "in.csv")
+    assert split("--multi-label", "in.csv").inputs == ["in.csv"]
+    assert split("--multi-label", "in.csv", "false").inputs == ["in.csv", "false"]
+    (tmp_path / "false").touch()
+    assert split("--multi-label", "false").inputs == ["false"]
+
+
+@pytest.mark.parametrize("option", ["max_new_tokens", "question", "stop"])
+def test_from_python_true_is_no_number_and_no_text(task: Task, option: str) -> None:
+    with pytest.raises(InvalidJobError, match=f"'{option}'.* is True: expected a number or a text"):
+        validate_params(task, {option: True})
+    assert validate_params(task, {"multi_label": True}).model_dump()["multi_label"] is True

@@ -113,6 +113,8 @@ def refusal(job_id: str, status: JobStatus, wanted: str) -> str:
         problem = f"has ended ({status}) and cannot be {wanted}"
     else:
         problem = f"is {status} and cannot be {wanted}"
+        if wanted in ("purged", "redacted"):
+            return f"job {job_id} {problem} before its end; `textmill cancel {job_id}` ends it now"
     return f"job {job_id} {problem}; {whats_possible(job_id, status)}"
 
 

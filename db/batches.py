@@ -8,6 +8,7 @@ of the columns is the caller's.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import (
@@ -24,7 +25,7 @@ from sqlalchemy import (
 
 from textmill.core.search import Search, matches, words_of_row
 from textmill.db.columns import JSON_TEXTS, NUMBERS, array_of, pick_texts, texts_of
-from textmill.db.filters import ResultFilter, among, check_columns, conditions_of
+from textmill.db.filters import ResultFilter, among, check_columns, conditions_of, place_after
 from textmill.db.jobs import check_not_purged
 from textmill.db.models import results
 from textmill.db.raw_rows import RawReader
@@ -64,6 +65,34 @@ def iter_batches(
         yield batch
 
 
+class LimitedBatches:
+    """``iter_batches`` for a filter with a limit: afterwards it is known whether there are more."""
+
+    def __init__(self, database: Database, job: Row[Any], wanted: ResultFilter) -> None:
+        self.after: str | None = None  # of the next page; None: there is none
+        self._database = database
+        self._job = job
+        self._wanted = wanted
+
+    def read(self, columns: Sequence[str], extra: Sequence[str]) -> Iterator[Any]:
+        """The batches, of columns with ``record_index`` and ``score`` among them."""
+        limit = self._wanted.limit
+        if limit is None:
+            yield from iter_batches(self._database, self._job, self._wanted, columns, extra)
+            return
+        wanted = replace(self._wanted, limit=limit + 1)
+        last: tuple[int, float | None] | None = None
+        for batch in iter_batches(self._database, self._job, wanted, columns, extra):
+            kept = batch.slice(0, limit)
+            limit -= kept.num_rows
+            if kept.num_rows:
+                cells = [kept.column(columns.index(name)) for name in ("record_index", "score")]
+                last = (cells[0][-1].as_py(), cells[1][-1].as_py())
+                yield kept
+            if kept.num_rows < batch.num_rows and last is not None:
+                self.after = place_after(wanted, *last)
+
+
 def _matching(
     database: Database,
     job: Row[Any],
@@ -79,10 +108,10 @@ def _matching(
     if search is None:
         reader = BatchReader(database, columns, extra)
         return _found(reader, job, wanted, query, page_rows)
-    read = list(dict.fromkeys([*columns, "text", "output"]))  # to look for the words in them
-    reader = BatchReader(database, read, extra)
+    looked_in = [name for name in ("text", "output") if name not in columns]
+    reader = BatchReader(database, [*looked_in, *columns], extra)
     found = _found(reader, job, wanted, query, page_rows)
-    return _with_words(found, search, [*columns, *extra])
+    return _with_words(found, search, [*looked_in, *columns], len(looked_in))
 
 
 def _found(
@@ -98,14 +127,21 @@ def _found(
     return _by_source(reader, source, query, after, page_rows)
 
 
-def _with_words(batches: Iterator[Any], search: Search, names: list[str]) -> Iterator[Any]:
-    """The rows that have the words: an index may have named others, or none was there."""
+def _with_words(
+    batches: Iterator[Any], search: Search, columns: Sequence[str], unwanted: int
+) -> Iterator[Any]:
+    """The rows that have the words: an index may have named others, or none was there.
+
+    Without the first columns, which were read for that. All go by their places: the input may have
+    columns of the same names.
+    """
     import pyarrow as pa
 
+    text, output = columns.index("text"), columns.index("output")
     for batch in batches:
-        texts = zip(batch["text"].to_pylist(), batch["output"].to_pylist(), strict=True)
-        mask = [matches(search, words_of_row(text, output)) for text, output in texts]
-        kept = batch.select(names).filter(pa.array(mask))
+        pairs = zip(batch.column(text).to_pylist(), batch.column(output).to_pylist(), strict=True)
+        mask = [matches(search, words_of_row(*pair)) for pair in pairs]
+        kept = batch.select(range(unwanted, batch.num_columns)).filter(pa.array(mask))
         if kept.num_rows:
             yield kept
 

@@ -45,6 +45,7 @@ class ResultFilter:
         if self.order not in get_args(Order):
             expected = ", ".join(get_args(Order))
             raise InvalidJobError(f"order is {self.order!r}; expected one of {expected}")
+        self._check_types()
         if self.limit is not None and self.limit < 0:
             raise InvalidJobError(f"limit is {self.limit}; expected 0 or more rows")
         for name, score in (("min_score", self.min_score), ("max_score", self.max_score)):
@@ -60,6 +61,20 @@ class ResultFilter:
             self.position()
         if self.search is not None:
             parse_search(self.search)
+
+    def _check_types(self) -> None:
+        """From Python anything may come; texts are checked by themselves."""
+        kinds: dict[str, tuple[Any, str]] = {
+            "min_score": (int | float | None, "a number"),
+            "max_score": (int | float | None, "a number"),
+            "errors": (bool | None, "True or False"),
+            "where": (Mapping, "columns with their values, such as {'country': 'DE'}"),
+            "limit": (int | None, "a number of rows"),
+            "after": (str | None, "what an earlier page ended with"),
+        }
+        for name, (kind, expected) in kinds.items():
+            if not isinstance(value := getattr(self, name), kind):
+                raise InvalidJobError(f"{name} is {value!r}; expected {expected}")
 
     def _texts(self) -> Iterator[tuple[str, Any]]:
         for name in ("label", "search", "error_code", "record_id"):
@@ -96,6 +111,11 @@ class ResultFilter:
         raise InvalidJobError(
             f"after is {self.after!r}; expected what an earlier page of the same order ended with"
         )
+
+
+def place_after(wanted: ResultFilter, record_index: int, score: float | None) -> str:
+    """What ``after`` is for the rows behind this one."""
+    return f"{score!r}:{record_index}" if wanted.order == "score" else str(record_index)
 
 
 def check_columns(job: Row[Any], wanted: ResultFilter) -> None:

@@ -13,7 +13,14 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, select
 
 from textmill.core.search import Search, matches, words_of_row
-from textmill.db.filters import ResultFilter, among, check_columns, conditions_of, undeclared
+from textmill.db.filters import (
+    ResultFilter,
+    among,
+    check_columns,
+    conditions_of,
+    place_after,
+    undeclared,
+)
 from textmill.db.jobs import check_not_purged
 from textmill.db.models import jobs, label_counts, results
 from textmill.db.score_order import iter_by_score
@@ -78,8 +85,7 @@ def read_page(database: Database, job: Row[Any], wanted: ResultFilter, rows: int
     if len(found) <= rows:
         return Page(found, None)
     last = found[rows - 1]
-    after = str(last.record_index)
-    return Page(found[:rows], f"{last.score!r}:{after}" if wanted.order == "score" else after)
+    return Page(found[:rows], place_after(wanted, last.record_index, last.score))
 
 
 def iter_pages(

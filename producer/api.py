@@ -19,7 +19,6 @@ from textmill.core.settings import load_settings
 from textmill.core.stored_texts import parse_store_text
 from textmill.core.tasks import get_task, load_plugins, take_own_columns
 from textmill.db import jobs as jobs_db
-from textmill.db.filters import ResultFilter
 from textmill.db.queries import count_labels
 from textmill.db.rerun import rerun_job
 from textmill.db.retry import retry_job
@@ -40,7 +39,7 @@ from textmill.producer.readers import (
     open_records,
     records_from_objects,
 )
-from textmill.producer.results_api import Results, Wanted
+from textmill.producer.results_api import Results, Wanted, make_filter
 from textmill.producer.submit import (
     dispatch_job,
     name_after,
@@ -149,7 +148,7 @@ class Job:
         ``job.results(label="spam", min_score=0.9, order="score", limit=10)``. Raises
         InvalidJobError for what cannot be meant, such as a column that there is not.
         """
-        return Results(_session().database, self.id, ResultFilter(**wanted))
+        return Results(_session().database, self.id, make_filter(wanted))
 
     def vectors(self) -> Iterator[Vector]:
         """Index, id and vector of each record that has one, in input order, read page by page."""

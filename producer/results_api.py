@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import orjson
 
 from textmill.core.errors import ConfigurationError, InvalidJobError
+from textmill.core.tasks import nearest
 from textmill.db.filters import Order, ResultFilter, check_columns
 from textmill.db.jobs import get_job
 from textmill.db.queries import (
@@ -50,6 +51,17 @@ class Wanted(TypedDict, total=False):
     limit: int | None
     order: Order
     after: str | None
+
+
+def make_filter(wanted: Wanted) -> ResultFilter:
+    """The arguments as a filter; raises InvalidJobError for one that there is not, or a value."""
+    known = list(Wanted.__annotations__)
+    if unknown := [name for name in wanted if name not in known]:
+        raise InvalidJobError(
+            f"results have no filter {unknown[0]!r}{nearest(unknown[0], known)}; "
+            f"there are: {', '.join(known)}"
+        )
+    return ResultFilter(**wanted)
 
 
 class Results:

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,7 +14,7 @@ from textmill.core.errors import InvalidJobError
 from textmill.producer.cli import options as o
 from textmill.producer.cli import result_options as r
 from textmill.producer.cli.context import Context, open_context
-from textmill.producer.terminal import number, say
+from textmill.producer.terminal import number, plural, say
 
 if TYPE_CHECKING:
     from sqlalchemy import Row
@@ -155,20 +154,23 @@ def _export(
 ) -> None:
     import pyarrow as pa
 
-    from textmill.db.batches import iter_batches
+    from textmill.db.batches import LimitedBatches
     from textmill.producer.exports import Export, find_format, write_export
 
     pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps 12 MB more
+    batches = LimitedBatches(context.database, job, wanted)
     export = Export(
         job=job,
-        read=partial(iter_batches, context.database, job, wanted),
+        read=batches.read,
         format=find_format(kind, out).name,
         spreadsheet_safe=spreadsheet_safe,
     )
     with _ended_by_signals():
         written = write_export(export, out, force=force)
     if out is not None:
-        say(f"{number(written)} rows in {out}")
+        say(f"{plural(written, 'row')} in {out}")
+    if batches.after is not None:
+        say(f"there are more; --after {batches.after} for the next, --limit 0 for all")
 
 
 def _export_batch(

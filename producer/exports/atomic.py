@@ -35,11 +35,12 @@ NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 
 
 @contextmanager
-def new_file(out: Path, *, force: bool = False) -> Iterator[IO[bytes]]:
+def new_file(out: Path, *, force: bool | None = False) -> Iterator[IO[bytes]]:
     """An open file that becomes ``out`` on leaving without an error, and is gone otherwise.
 
     Raises InvalidJobError at once if ``out`` exists (with ``force``: if it is no file) or cannot
-    be made; on leaving also if somebody else has made it meanwhile.
+    be made; on leaving also if somebody else has made it meanwhile. With None there is no force to
+    advise.
     """
     _check(out, force, folder=False)
     temporary = _temporary(out)
@@ -64,7 +65,7 @@ def new_file(out: Path, *, force: bool = False) -> Iterator[IO[bytes]]:
 @contextmanager
 def new_text_file(out: Path) -> Iterator[IO[str]]:
     """The same for UTF-8 text, whose line ends are written as they are given."""
-    with new_file(out) as file:
+    with new_file(out, force=None) as file:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=False)
         yield text
         text.flush()
@@ -73,7 +74,7 @@ def new_text_file(out: Path) -> Iterator[IO[str]]:
 
 def refuse_existing(out: Path) -> None:
     """Raise InvalidJobError for a file that would be replaced."""
-    _check(out, force=False, folder=False)
+    _check(out, None, folder=False)
 
 
 @contextmanager
@@ -110,11 +111,13 @@ def durable_file(path: Path) -> Iterator[IO[bytes]]:
         os.fsync(file.fileno())
 
 
-def _check(out: Path, force: bool, *, folder: bool, marks: Sequence[str] = ()) -> None:
+def _check(out: Path, force: bool | None, *, folder: bool, marks: Sequence[str] = ()) -> None:
     if not os.path.lexists(out):
         return
     if not force:
-        raise InvalidJobError(f"{out} exists; choose another name, or pass --force to replace it")
+        helps = force is not None and (folder or not out.is_dir())
+        advice = ", or pass --force to replace it" if helps else ""
+        raise InvalidJobError(f"{out} exists; choose another name{advice}")
     if folder:
         if not out.is_dir() or out.is_symlink():
             raise InvalidJobError(f"{out} is no folder; --force replaces one by a folder only")

@@ -24,6 +24,7 @@ COLUMNS = (
     "extra",
     "input_tokens",
     "output_tokens",
+    "reused_from",
 )
 JSON_TEXTS = {"vector", "detail", "extra"}
 LINE_END = orjson.Fragment(b"\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -96,6 +97,20 @@ def test_a_format_by_name_and_filters_on_the_way(filled: Shell) -> None:
     assert {"state.json", "dataset_info.json"} <= {
         path.name for path in (filled.folder / "folder").iterdir()
     }
+
+
+def test_a_page_into_a_pipe_or_a_file_says_where_the_next_begins(filled: Shell) -> None:
+    words = ["results", "last", "--limit", "4"]
+    seen: list[str] = []
+    for after in ([], ["--after", "3"], ["--after", "7"]):
+        done = filled.run(*words, "--format", "jsonl", *after)
+        seen += [json.loads(line)["record_id"] for line in done.stdout.splitlines()]
+        more = "" if after[-1:] == ["7"] else f"--after {len(seen) - 1} for the next"
+        assert more in done.stderr
+        assert bool(more) == ("there are more" in done.stderr)
+    assert seen == [f"r{at}" for at in range(9)]
+    done = filled.run(*words, "--out", "page.csv")
+    assert "4 rows in page.csv\nthere are more; --after 3 for the next" in done.stderr
 
 
 def test_every_file_format_goes_to_stdout(filled: Shell) -> None:

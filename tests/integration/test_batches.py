@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from textmill.db.batches import iter_batches
+from textmill.db.batches import LimitedBatches, iter_batches
 from textmill.db.chunks import count_labels_of
 from textmill.db.filters import ResultFilter
 from textmill.db.indexing import make_entries
@@ -21,6 +21,7 @@ from textmill.db.session import Database
 from .. import builders
 from ..builders import job_of, put
 from ..exported import fill
+from ..filled import filled_job
 from ..servers import wait_until
 
 database, postgresql, tables_url = builders.database, builders.postgresql, builders.tables_url
@@ -101,6 +102,52 @@ def test_a_filter_gives_the_rows_that_it_gives_one_by_one(
             batches = iter_batches(database, job, wanted, ["record_id"], page_rows=page_rows)
             found = [one for batch in batches for one in batch.column(0).to_pylist()]
             assert found == expected, (given, page_rows)
+
+
+@pytest.mark.parametrize("full_text", [True, False])
+def test_words_are_found_beside_columns_of_our_names(database: Database, full_text: bool) -> None:
+    """As in the SMS example, whose file has a column ``label``."""
+    own = {"label": "known", "text": "other", "output": "more", "record_id": "mine"}
+    rows = [
+        ResultRow(at, f"r{at}", words, label="spam", extra=to_json(own))
+        for at, words in enumerate(["free prize", "see you", "a prize"])
+    ]
+    job = filled_job(database, rows, extra_columns=list(own), full_text=full_text)
+    names = ["record_index", "label", "score"]
+    for columns in (names, [*names, "output", "text"]):
+        for order in ("input", "score"):
+            wanted = ResultFilter(search="prize", order=order)  # type: ignore[arg-type]
+            batches = list(iter_batches(database, job, wanted, columns, list(own)))
+            if order == "score":
+                assert batches == []  # these have none
+                continue
+            (batch,) = batches
+            assert batch.schema.names == [*columns, *own]
+            assert batch.column(0).to_pylist() == [0, 2]
+            assert batch.column(1).to_pylist() == ["spam", "spam"]
+            assert batch.column(len(columns)).to_pylist() == ["known", "known"]
+
+
+@pytest.mark.parametrize("order", ["input", "score"])
+def test_a_limited_read_knows_where_the_next_begins(database: Database, order: Any) -> None:
+    rows = [ResultRow(at, f"r{at}", score=(at * 7 % 10) / 10) for at in range(10)]
+    job = fill(database, rows, [])
+    whole = [row.record_index for row in iter_results(database, job, ResultFilter(order=order))]
+    for limit in (1, 3, 5, 10, 11):
+        found: list[int] = []
+        after: str | None = None
+        for _ in range(11):
+            wanted = ResultFilter(order=order, limit=limit, after=after)
+            page = LimitedBatches(database, job, wanted)
+            for batch in page.read(["score", "record_index"], []):
+                found += batch.column(1).to_pylist()
+            after = page.after
+            if after is None:
+                break
+        assert found == whole, limit
+    none = LimitedBatches(database, job, ResultFilter())
+    assert sum(batch.num_rows for batch in none.read(["record_index", "score"], [])) == 10
+    assert none.after is None
 
 
 @pytest.mark.parametrize("page_rows", [1, 8, 50])

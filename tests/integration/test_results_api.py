@@ -19,7 +19,7 @@ from textmill.db.filters import ResultFilter
 from textmill.db.queries import Result
 from textmill.db.results import ResultRow, to_json
 from textmill.db.session import Database
-from textmill.producer.results_api import Results
+from textmill.producer.results_api import Results, make_filter
 
 from .. import builders
 from ..builders import claim_all, complete, make_job
@@ -180,6 +180,23 @@ def test_neither_pandas_nor_pyarrow_is_imported_before_a_table_is_asked_for() ->
 def test_a_column_that_there_is_not_is_refused_at_once(database: Database, job_id: str) -> None:
     with pytest.raises(InvalidJobError, match=r"no column 'contry'.*did you mean 'country'"):
         ask(database, job_id, where={"contry": "DE"})
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ({"after": 3}, "after is 3; expected what an earlier page ended with"),
+        ({"where": "a=b"}, "where is 'a=b'; expected columns with their values"),
+        ({"min_score": "a"}, "min_score is 'a'; expected a number"),
+        ({"errors": "yes"}, "errors is 'yes'; expected True or False"),
+        ({"limit": "3"}, "limit is '3'; expected a number of rows"),
+        ({"limt": 3}, "no filter 'limt' (did you mean 'limit'?)"),
+    ],
+)
+def test_a_filter_that_cannot_be_meant_is_named(wanted: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidJobError) as caught:
+        make_filter(wanted)  # type: ignore[arg-type]
+    assert message in str(caught.value)
 
 
 def test_columns_to_index_are_a_list_and_not_a_name(home: Path) -> None:

@@ -183,3 +183,12 @@ def test_names_may_be_as_long_as_the_system_allows(make: Make, tmp_path: Path) -
         with make(tmp_path / name, False):
             pass
         assert content(tmp_path / name) == b"new"
+
+
+def test_only_what_force_can_replace_is_advised_to(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    for out, force in (("folder", False), ("file", None)):
+        opened = new_file(tmp_path / out, force=force)
+        with pytest.raises(InvalidJobError, match=r"exists; choose another name$"), opened:
+            pytest.fail("no work may be done")

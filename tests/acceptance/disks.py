@@ -73,7 +73,7 @@ class Disk:
 class DiskShell(Shell):
     """A shell whose commands see a small disk, and keep their database on it."""
 
-    def __init__(self, folder: Path, size: str = "24m", **variables: str) -> None:
+    def __init__(self, folder: Path, size: str = "8m", **variables: str) -> None:
         place = folder / "disk"
         place.mkdir()
         super().__init__(folder, **variables)

@@ -18,8 +18,8 @@ from .load import Load, worker_pids
 
 @pytest.fixture
 def disk_shell(tmp_path: Path, broker_url: str) -> Iterator[DiskShell]:
-    """A shell with a broker and SQLite on a small disk."""
-    given = DiskShell(tmp_path, TEXTMILL_BROKER_URL=broker_url, **IMPATIENT)
+    """A shell with a broker and SQLite on a small disk, which its log of 16 MB fits on."""
+    given = DiskShell(tmp_path, "24m", TEXTMILL_BROKER_URL=broker_url, **IMPATIENT)
     try:
         assert given.run("db", "upgrade").returncode == 0
         yield given

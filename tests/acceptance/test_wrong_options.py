@@ -173,7 +173,7 @@ def test_zero_shot_classification(
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        (["texts.txt"], ["no column is named 'question'", "--question-column", "columns are: text"]),
+        (["texts.txt"], ["no column is named 'question'; pass --question-column", "are: text"]),
         (["table.csv", "--question-column", "q"], ["no column 'q'", "columns are: id, text"]),
         (
             ["table.csv", "--question", "who?", "--question-column", "question"],

@@ -68,7 +68,7 @@ def test_run_asks_many_questions_of_one_file_again_and_again(shell: Shell, model
 def test_what_is_missing_is_said_at_submit(shell: Shell, model: Path) -> None:
     texts = shell.write("texts.csv", "id,context\n1,the game\n")
     words = ["submit", texts, "--task", "question-answering", "--model", model]
-    assert_user_error(shell.run(*words), "no column is named 'question'", "--question-column", "id, context")
+    assert_user_error(shell.run(*words), "named 'question'", "--question-column", "id, context")
     done = shell.run(*words, "--question", "who", "--question-column", "id")
     assert_user_error(done, "'question'", "the task reads: context")
     assert_user_error(shell.run(*words, "--context", "@no.txt"), "@no.txt", "No such file")

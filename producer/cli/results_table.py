@@ -30,7 +30,8 @@ def print_results(rows: Iterable[Result]) -> int:
     columns = {name: [shorten(cell(row), free) for row in found] for name, cell in COLUMNS.items()}
     filled = {name: cells for name, cells in columns.items() if any(cells)}
     free -= sum(_width(name, cells) for name, cells in filled.items() if name not in LONG)
-    long = sorted(LONG & filled.keys(), key=lambda name: _width(name, filled[name]))
+    long = [name for name in filled if name in LONG]
+    long.sort(key=lambda name: _width(name, filled[name]))  # of equal ones the first stays first
     for at, name in enumerate(long):  # what a narrow one does not need is left to the next
         width = max(MIN_WIDTH, free // (len(long) - at) - GAP)
         filled[name] = [shorten(cell, width) for cell in filled[name]]

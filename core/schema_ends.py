@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 from urllib.parse import unquote
+
+from textmill.core.schema_keywords import walk_schemas
 
 CONTAINERS = {"object", "array"}
 
@@ -14,44 +16,46 @@ def has_end(schema: Any) -> bool:
 
     What the keywords say besides (bounds, patterns) is looked at by the grammar.
     """
-    return _ends(schema, schema, frozenset())
+    waiting = {node["$ref"] for _, node in walk_schemas(schema) if "$ref" in node}
+    ending: set[str] = set()  # references whose values may end, those that need no others first
+    while found := {one for one in waiting if _ends(_resolve(schema, one), ending)}:
+        ending |= found
+        waiting -= found
+    return _ends(schema, ending)
 
 
-def _ends(root: Any, node: Any, open_refs: frozenset[str]) -> bool:
-    """A value that ends needs no reference inside itself, so one that is open leads nowhere."""
+def _ends(node: Any, ending: Set[str]) -> bool:
+    """Whether a value of this schema may end, if those of these references may."""
     if not isinstance(node, dict):
         return node is not False
-    if (reference := node.get("$ref")) is not None:
-        target = _resolve(root, reference)
-        if reference in open_refs or not _ends(root, target, open_refs | {reference}):
-            return False
+    if "$ref" in node and node["$ref"] not in ending:
+        return False
     if "const" in node or "enum" in node:
         return True
     for key in ("anyOf", "oneOf"):
-        if key in node and not any(_ends(root, one, open_refs) for one in node[key]):
+        if key in node and not any(_ends(one, ending) for one in node[key]):
             return False
-    if not all(_ends(root, one, open_refs) for one in node.get("allOf", ())):
+    if not all(_ends(one, ending) for one in node.get("allOf", ())):
         return False
     kinds = node.get("type")
     kinds = {kinds} if isinstance(kinds, str) else set(kinds or ())
     if not kinds or kinds - CONTAINERS:
         return True
-    return ("object" in kinds and _object_ends(root, node, open_refs)) or (
-        "array" in kinds and _array_ends(root, node, open_refs)
+    return ("object" in kinds and _object_ends(node, ending)) or (
+        "array" in kinds and _array_ends(node, ending)
     )
 
 
-def _object_ends(root: Any, node: Mapping[str, Any], open_refs: frozenset[str]) -> bool:
+def _object_ends(node: Mapping[str, Any], ending: Set[str]) -> bool:
     properties = node.get("properties", {})
-    required = (properties.get(name, True) for name in node.get("required", ()))
-    return all(_ends(root, one, open_refs) for one in required)
+    return all(_ends(properties.get(name, True), ending) for name in node.get("required", ()))
 
 
-def _array_ends(root: Any, node: Mapping[str, Any], open_refs: frozenset[str]) -> bool:
+def _array_ends(node: Mapping[str, Any], ending: Set[str]) -> bool:
     least = int(node.get("minItems", 0))
     first = node.get("prefixItems", [])[:least]
     rest = [node.get("items", True)] if least > len(first) else []
-    return all(_ends(root, one, open_refs) for one in (*first, *rest))
+    return all(_ends(one, ending) for one in (*first, *rest))
 
 
 def _resolve(root: Any, reference: str) -> Any:

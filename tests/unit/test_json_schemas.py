@@ -11,6 +11,7 @@ import pytest
 from textmill.core.errors import InvalidJobError
 from textmill.core.json_schemas import MAX_SCHEMA, read_json, read_schema
 from textmill.core.params import GenerationParams
+from textmill.core.schema_ends import has_end
 from textmill.core.tasks import get_task, validate_params
 from textmill.db.results import to_json
 
@@ -44,6 +45,21 @@ ENDING = [
     {"$defs": {"a": {"type": "array", "minItems": 1, "prefixItems": [{"type": "null"}]}}}
     | ENDLESS_REF,
 ]
+
+
+def test_many_ways_to_one_part_are_looked_at_once() -> None:
+    """Each part has two ways to the next: a million millions from the first to the last."""
+    parts: dict[str, Any] = {
+        f"p{at}": {
+            "type": "object",
+            "properties": {name: {"$ref": f"#/$defs/p{at + 1}"} for name in "ab"},
+            "required": ["a", "b"],
+        }
+        for at in range(40)
+    }
+    start = {"$ref": "#/$defs/p0"}
+    assert has_end({"$defs": parts | {"p40": {"type": "string"}}} | start)
+    assert not has_end({"$defs": parts | {"p40": start}} | start)
 
 
 @pytest.mark.parametrize("schema", ENDING)

@@ -113,9 +113,15 @@ def refusal(job_id: str, status: JobStatus, wanted: str) -> str:
         problem = f"has ended ({status}) and cannot be {wanted}"
     else:
         problem = f"is {status} and cannot be {wanted}"
-        if wanted in ("purged", "redacted"):
-            return f"job {job_id} {problem} before its end; `textmill cancel {job_id}` ends it now"
     return f"job {job_id} {problem}; {whats_possible(job_id, status)}"
+
+
+def not_ended(job_id: str, status: JobStatus, wanted: str) -> str:
+    """Why a job cannot be ``wanted`` (such as ``purged``) yet: no pause helps, only its end."""
+    return (
+        f"job {job_id} is {status} and cannot be {wanted} before its end; "
+        f"`textmill cancel {job_id}` ends it now"
+    )
 
 
 def purge_day(purged_at: float) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, Table, delete, func, null, or_, select, update
 
 from textmill.core.errors import JobConflictError
-from textmill.core.jobs import ENDED, ChunkStatus, JobStatus, refusal
+from textmill.core.jobs import ENDED, ChunkStatus, JobStatus, not_ended
 from textmill.core.tasks import TASKS
 from textmill.db.audits import begin_audit, count_audited, finish_audit
 from textmill.db.clock import now
@@ -96,7 +96,7 @@ def check_purgeable(connection: Connection, job: Row[Any]) -> None:
     """Raise JobConflictError for a job that has not ended, or that workers still have in hand."""
     status = JobStatus(job.status)
     if status not in ENDED:
-        raise JobConflictError(refusal(job.id, status, "purged"))
+        raise JobConflictError(not_ended(job.id, status, "purged"))
     running = connection.scalar(
         select(func.sum(chunks.c.records)).where(
             chunks.c.job_id == job.id, chunks.c.status == ChunkStatus.RUNNING.value

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from textmill.core.errors import JobConflictError
-from textmill.core.jobs import ENDED, ChunkStatus, JobStatus, Record, refusal
+from textmill.core.jobs import ENDED, ChunkStatus, JobStatus, Record, not_ended
 from textmill.db.audits import begin_audit, count_audited, finish_audit
 from textmill.db.jobs import lock_ended
 from textmill.db.models import chunks, jobs, payloads, results
@@ -98,7 +98,7 @@ def check_ended(job: Row[Any]) -> None:
     """Raise JobConflictError for a job that may have such a record and has not ended."""
     status = JobStatus(job.status)
     if status not in ENDED:
-        why = refusal(job.id, status, "purged")
+        why = not_ended(job.id, status, "purged")
         raise JobConflictError(f"the record is in a job that has not ended: {why}")
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, LargeBinary, Row, bindparam, delete, func, select, update
 
 from textmill.core.errors import JobConflictError
-from textmill.core.jobs import ENDED, ChunkStatus, JobStatus, Record, refusal
+from textmill.core.jobs import ENDED, ChunkStatus, JobStatus, Record, not_ended
 from textmill.core.masking import Masker
 from textmill.core.stored_texts import hash_text
 from textmill.core.tasks import TASKS
@@ -77,7 +77,7 @@ def check_redactable(connection: Connection, job: Row[Any]) -> None:
     check_not_purged(job)
     status = JobStatus(job.status)
     if status not in ENDED:
-        raise JobConflictError(refusal(job.id, status, "redacted"))
+        raise JobConflictError(not_ended(job.id, status, "redacted"))
     running = (chunks.c.job_id == job.id, chunks.c.status == ChunkStatus.RUNNING.value)
     if connection.scalar(select(chunks.c.id).where(*running).limit(1)) is not None:
         raise JobConflictError(

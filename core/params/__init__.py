@@ -3,7 +3,7 @@
 The command line, ``textmill tasks``, the Python function and the workers all read them from here.
 """
 
-from textmill.core.params.base import OPENAI_COLUMN, Composition, TaskParams, TextParams
+from textmill.core.params.base import OPENAI_COLUMN, Composition, TaskParams, TextParams, kinds_of
 from textmill.core.params.classification import ClassificationParams
 from textmill.core.params.embeddings import EmbeddingsParams
 from textmill.core.params.generation import GenerationParams
@@ -26,4 +26,5 @@ __all__ = [
     "TextParams",
     "TranslationParams",
     "ZeroShotParams",
+    "kinds_of",
 ]

@@ -57,7 +57,8 @@ class TaskParams(BaseModel):
     @classmethod
     def _no_switch_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
         """``True`` would count as 1."""
-        if isinstance(value, bool) and bool not in _kinds(cls, info.field_name or ""):
+        kinds = kinds_of(cls, info.field_name or "")
+        if isinstance(value, bool) and not any(kind in (bool, Any, value) for kind in kinds):
             raise PydanticCustomError("switch", "Expected a number or a text, and no switch")
         return value
 
@@ -109,9 +110,9 @@ class TaskParams(BaseModel):
         """Raise ModelLoadError if a model's files show that it cannot do the task this way."""
 
 
-def _kinds(model: type[BaseModel], field: str) -> tuple[Any, ...]:
-    """The types that a field may have."""
-    kind = model.model_fields[field].annotation
+def kinds_of(params: type[TaskParams], option: str) -> tuple[Any, ...]:
+    """The types that an option may have: its own, those of a union, the values of a Literal."""
+    kind = params.model_fields[option].annotation
     return (kind, *get_args(kind))
 
 

@@ -10,10 +10,10 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from textmill.core.errors import InvalidJobError
-from textmill.core.params import TaskParams
+from textmill.core.params import TaskParams, kinds_of
 from textmill.core.tasks import get_task, nearest, options_of, take_own_columns, whose
 from textmill.producer.terminal import shorten
 
@@ -85,13 +85,11 @@ def _resolve(model: type[TaskParams], name: str) -> tuple[str | None, bool | Non
 
 
 def _is_switch(model: type[TaskParams], option: str) -> bool:
-    kind = model.model_fields[option].annotation
-    return kind is bool or bool in get_args(kind)
+    return bool in kinds_of(model, option)
 
 
 def _is_list(model: type[TaskParams], option: str) -> bool:
-    kind = model.model_fields[option].annotation
-    return any(getattr(one, "__origin__", None) is tuple for one in (kind, *get_args(kind)))
+    return any(getattr(kind, "__origin__", None) is tuple for kind in kinds_of(model, option))
 
 
 def _add(params: dict[str, Any], option: str, value: str, model: type[TaskParams]) -> None:

@@ -6,26 +6,13 @@ from typing import IO, Any
 
 import orjson
 
+from textmill.producer.exports.export import COLUMNS as TABLE
 from textmill.producer.exports.export import Export
 from textmill.producer.exports.reading import read_ahead
 from textmill.producer.exports.vector_texts import vector_texts
 
-COLUMNS = (
-    "record_index",
-    "record_id",
-    "text",
-    "label",
-    "score",
-    "output",
-    "vector",
-    "detail",
-    "error_code",
-    "error_message",
-    "extra",
-    "input_tokens",
-    "output_tokens",
-    "reused_from",
-)
+TOKENS = TABLE.index("input_tokens")
+COLUMNS = (*TABLE[:TOKENS], "extra", *TABLE[TOKENS:])
 JSON_TEXTS = {"vector", "detail", "extra"}
 LINE_END = orjson.Fragment(b"\n")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from pydantic import Field
@@ -132,3 +132,18 @@ def test_from_python_true_is_no_number_and_no_text(task: Task, option: str) -> N
     with pytest.raises(InvalidJobError, match=f"'{option}'.* is True: expected a number or a text"):
         validate_params(task, {option: True})
     assert validate_params(task, {"multi_label": True}).model_dump()["multi_label"] is True
+
+
+def test_an_option_of_a_persons_own_task_may_be_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    class FreeParams(TaskParams):
+        """Options that true and false are among the values of."""
+
+        free: Any = Field(default=None, description="anything")
+        way: Literal[False, "auto"] = Field(default="auto", description="off, or found out")
+
+    free = Task("free", "for tests", FreeParams, "nowhere:Runner")
+    monkeypatch.setitem(TASKS, "free", free)
+    found = validate_params(free, {"free": True, "way": False}).model_dump()
+    assert (found["free"], found["way"]) == (True, False)
+    with pytest.raises(InvalidJobError, match="'way' of task 'free' is True: expected a number"):
+        validate_params(free, {"way": True})

@@ -27,7 +27,7 @@ from textmill.db.models import chunks, results
 from textmill.db.schema import upgrade
 from textmill.db.session import Database
 from textmill.db.sweep import sweep_and_publish
-from textmill.producer import api
+from textmill.producer import api, job
 from textmill.producer.cli import jobs as commands
 from textmill.producer.cli.sweep import sweep
 from textmill.producer.submit import dispatch_job, submit_job
@@ -115,7 +115,7 @@ def scene(
     monkeypatch.setitem(TASKS, "fake", fake)
     settings = load_settings(sweep_seconds=3600)  # nobody sweeps but the test
     onlooker = Onlooker(settings)
-    for module in (broker, supervisor, api):
+    for module in (broker, supervisor, job):
         monkeypatch.setattr(module, "Publisher", lambda _: onlooker)
     # Else each log of an error would be drawn in colours, with all variables.
     with open_database(migrated_url) as database, structlog.testing.capture_logs():
@@ -125,9 +125,9 @@ def scene(
         worker.publisher = onlooker
         yield Scene(database, settings, onlooker, worker)
         worker.stop()
-    if api._session.cache_info().currsize:
-        api._session().database.close()
-        api._session.cache_clear()
+    if job.open_session.cache_info().currsize:
+        job.open_session().database.close()
+        job.open_session.cache_clear()
 
 
 # Each place makes its job and returns the act that publishes for it.

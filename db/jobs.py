@@ -34,7 +34,7 @@ from textmill.db.clock import now
 from textmill.db.models import chunks, jobs, payloads, results
 
 HINTED_JOBS = 1000  # the latest, among which a mistyped one is looked for
-NEAR = 0.75  # ids of one hour are alike to about 0.5
+NEAR = 0.75  # of 80 ids of one minute no two were more alike than 0.7; one wrong letter is 0.94
 
 
 def _visible() -> ColumnElement[bool]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import shlex
 
+JOB = re.compile(r"\b[0-9a-hjkmnp-tv-z]{16}\b")  # an id, which differs from run to run
+
 
 def console_blocks(page: str) -> list[list[tuple[str, str]]]:
     """Each block's commands in order."""

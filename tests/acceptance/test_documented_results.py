@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from ..documented import console_blocks
+from ..documented import JOB, console_blocks
 from .conftest import ROOT, TEXTMILL, Shell
 
 PAGE = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-JOB = re.compile(r"\b[0-9a-hjkmnp-tv-z]{16}\b")
 
 
 def run(shell: Shell, command: str) -> str:

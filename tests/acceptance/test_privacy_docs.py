@@ -10,10 +10,10 @@ import pytest
 
 from textmill.db.models import metadata, words_metadata
 
+from ..documented import JOB, console_blocks
 from .conftest import ROOT, TEXTMILL, Shell
 
 PAGE = (ROOT / "docs" / "privacy.md").read_text(encoding="utf-8")
-JOB = re.compile(r"\b[0-9a-hjkmnp-tv-z]{16}\b")
 TIME = re.compile(r"\d{4}-\d\d-\d\d(?: \d\d:\d\d UTC)?")
 # Of jobs: what holds nothing of a record and nothing that a person calls it by.
 OF_THE_RUN = {
@@ -55,15 +55,6 @@ def test_the_table_names_every_table_and_every_column_with_a_record_in_it() -> N
     assert jobs - counts - OF_THE_RUN - {"hash_key_id"} <= named
 
 
-def _commands() -> list[tuple[str, str]]:
-    found = []
-    for block in re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL):
-        for part in block.split("$ ")[1:]:
-            command, _, printed = part.partition("\n")
-            found.append((command, printed.rstrip()))
-    return found
-
-
 def _timeless(text: str) -> str:
     return TIME.sub("DATE", JOB.sub("JOB", text)).rstrip()
 
@@ -72,7 +63,7 @@ def _timeless(text: str) -> str:
 def test_the_page_shows_what_is_printed(shell: Shell) -> None:
     (shell.folder / "examples").symlink_to(ROOT / "examples")
     compared = 0
-    for command, printed in _commands():
+    for command, printed in [step for block in console_blocks(PAGE) for step in block]:
         if command.startswith("export "):
             name, _, value = shlex.split(command)[1].partition("=")
             shell.env[name] = value

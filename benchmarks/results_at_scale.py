@@ -32,7 +32,7 @@ from textmill.db.indexing import make_entries
 from textmill.db.jobs import get_job
 from textmill.db.models import jobs, label_counts, results
 from textmill.db.queries import count_labels, read_page
-from textmill.db.results import ResultRow, to_json, write_results
+from textmill.db.results import ResultRow, write_results
 from textmill.db.session import Database
 
 MESSAGES = Path(__file__).parents[1] / "examples" / "sms_spam" / "sms_spam.tsv"
@@ -68,15 +68,16 @@ def main() -> None:
 
 def write_rows(url: str, job_id: str, rows: int) -> list[dict[str, Any]]:
     """Write in parallel and return the curve: rows so far, rows per second since the last mark."""
-    queue: Any = multiprocessing.get_context("spawn").Queue()
     context = multiprocessing.get_context("spawn")
+    queue: Any = context.Queue()
+    ready: Any = context.Barrier(WRITERS + 1)
     writers = [
-        context.Process(target=_write, args=(url, job_id, rows, at, queue)) for at in range(WRITERS)
+        context.Process(target=_write, args=(url, job_id, rows, at, ready, queue), daemon=True)
+        for at in range(WRITERS)
     ]
     for writer in writers:
         writer.start()
-    for _ in writers:
-        queue.get()  # ready
+    ready.wait()
     start = time.perf_counter()
     last_rows, last_time, written = 0, start, 0
     curve = []
@@ -99,13 +100,17 @@ def write_rows(url: str, job_id: str, rows: int) -> list[dict[str, Any]]:
     return curve
 
 
-def _write(url: str, job_id: str, rows: int, writer: int, queue: Any) -> None:
+def _write(url: str, job_id: str, rows: int, writer: int, ready: Any, queue: Any) -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
     database = Database(url)
     with database.read() as connection:
         job = get_job(connection, job_id)
     texts = [line.split("\t")[3] for line in MESSAGES.read_text("utf-8").splitlines()[1:]]
-    queue.put(0)
+    ready.wait()
     for start in range(writer * CHUNK, rows, WRITERS * CHUNK):
+        if not parent.is_alive():
+            break
         made = list(make_rows(texts, start, min(start + CHUNK, rows)))
         entries = make_entries(job, made, sqlite=database.is_sqlite)
         labels = Counter(row.label for row in made if row.label)
@@ -123,41 +128,28 @@ def _complete(connection: Connection, job_id: str, outcome: ChunkOutcome) -> Non
 
 def make_rows(texts: list[str], start: int, end: int) -> Iterator[ResultRow]:
     """Rows of a spam filter over messages: two of them joined, so that few are equal."""
+    draw = random.Random(start)
+    pick, bits = draw.random, draw.getrandbits
+    count, countries = len(texts), len(COUNTRIES)
     for index in range(start, end):
-        draw = random.Random(index)
-        message = f"{draw.choice(texts)} {draw.choice(texts)}"
+        message = f"{texts[int(pick() * count)]} {texts[int(pick() * count)]}"
         rare = index % RARE == RARE - 1
         if rare:
             message += " zebra"
-        extra = to_json({"country": "MT" if rare else draw.choice(COUNTRIES), "page": index // 7})
-        if index % 100 == 7:
-            code = "rare_error" if index % (100 * RARE) == 7 else "text_too_long"
-            yield ResultRow(
-                index,
-                f"r{draw.getrandbits(48):x}",
-                message,
-                hash_text(message),
-                error_code=code,
-                error_message="600 tokens",
-                extra=extra,
-            )
-            continue
-        label = "unsure" if rare else ("spam" if draw.random() < 0.13 else "ham")
-        yield ResultRow(
+        country = "MT" if rare else COUNTRIES[int(pick() * countries)]
+        row = ResultRow(
             index,
-            f"r{draw.getrandbits(48):x}",
+            f"r{bits(48):x}",
             message,
             hash_text(message),
-            label,
-            draw.random(),
-            None,
-            None,
-            None,
-            None,
-            None,
-            extra,
-            len(message) // 4,
+            extra=f'{{"country":"{country}","page":{index // 7}}}',
         )
+        if index % 100 == 7:
+            code = "rare_error" if index % (100 * RARE) == 7 else "text_too_long"
+            yield row._replace(error_code=code, error_message="600 tokens")
+        else:
+            label = "unsure" if rare else ("spam" if pick() < 0.13 else "ham")
+            yield row._replace(label=label, score=pick(), input_tokens=len(message) // 4)
 
 
 def ask(database: Database, job_id: str, rows: int) -> list[dict[str, Any]]:

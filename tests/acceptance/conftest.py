@@ -88,9 +88,11 @@ class Shell:
 
     def start_worker(self, *options: str) -> subprocess.Popen[str]:
         """A worker, once it is in the table of live workers."""
-        before = len(self.workers())
+        before = {row["id"] for row in self.workers()}  # a sweep may end one of these meanwhile
         process = self.start("worker", "--devices", "cpu", *options)
-        wait_until(lambda: len(self.workers()) > before, 60, what="with a live worker")
+        wait_until(
+            lambda: {row["id"] for row in self.workers()} - before, 60, what="with a live worker"
+        )
         return process
 
     def workers(self) -> list[dict[str, Any]]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import psutil
@@ -94,9 +96,7 @@ def test_a_host_that_wakes_after_its_leases_have_ended_cannot_write(quick_shell:
     first = shell.start_worker("--slots", "1")
     load = Load(shell, 40, first=[f"wait {gate}"])
     wait_until(lambda: _holders(shell), 60, what="claimed")
-    stopped = _family(first)
-    for process in stopped:
-        process.send_signal(signal.SIGSTOP)
+    stopped = _stop_outside_transactions(shell, first)
     gate.touch()
     shell.start_worker()
     load.wait_for_end()
@@ -109,6 +109,39 @@ def test_a_host_that_wakes_after_its_leases_have_ended_cannot_write(quick_shell:
     pids = worker_pids(shell, 2)
     assert {process.pid for process in stopped} & pids, "it has been replaced without a reason"
     Load(shell, 40).assert_complete()
+
+
+def _stop_outside_transactions(shell: Shell, worker: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Stop a supervisor and its workers while none of them holds SQLite's one lock of writers.
+
+    With a whole host stopped inside its transaction nobody is left to free the file.
+    """
+    family = _family(worker)
+    while True:
+        for process in family:
+            process.send_signal(signal.SIGSTOP)
+        if _is_free_to_write(shell):
+            return family
+        for process in reversed(family):
+            process.send_signal(signal.SIGCONT)
+
+
+def _is_free_to_write(shell: Shell) -> bool:
+    """Also true on PostgreSQL, where such a transaction is ended by the server."""
+    database = shell.database()
+    try:
+        if not database.is_sqlite:
+            return True
+        path = database.engine.url.database
+        assert path is not None
+        with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+    except sqlite3.OperationalError:
+        return False
+    finally:
+        database.close()
+    return True
 
 
 def _holders(shell: Shell) -> set[str]:

@@ -68,7 +68,7 @@ def test_a_deadlock_is_retried_until_both_changes_are_made(postgresql: Database)
         lambda: postgresql.transact(rename, "a", first, second),
         lambda: postgresql.transact(rename, "b", second, first),
     ) == [None, None]
-    assert sorted(attempts) in (["a", "a", "b"], ["a", "b", "b"])
+    assert len(attempts) > 2, "nobody met the deadlock"
     with postgresql.read() as connection:
         assert len(set(connection.scalars(select(jobs.c.name)))) == 1
 

@@ -69,7 +69,8 @@ def test_the_page_names_every_view_with_its_columns(database: Database) -> None:
             for name in looked.get_view_names()
         }
     assert made == documented_columns()
-    assert {view_name(name) for name in TASKS} < set(made), "a task of ours without a view"
+    ours = {name for name, task in TASKS.items() if task.runner.startswith("textmill.")}
+    assert {view_name(name) for name in ours} < set(made), "a task of ours without a view"
 
 
 def test_each_task_shows_what_it_found(database: Database) -> None:

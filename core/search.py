@@ -29,7 +29,9 @@ UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
     "\uf900-\ufaff\U00020000-\U0003134f"
 )
-ASCII_WORD = re.compile(r"[a-z0-9]+")
+ASCII_WORDS = bytes(  # for bytes.translate: letters and digits, all else a space
+    ord(char.lower() if char.isascii() and char.isalnum() else " ") for char in map(chr, range(256))
+)
 MARKS = range(0x300, 0xFE00)  # combining characters; a set of these is quick, one with rarer is not
 SOFT_HYPHEN = "\u00ad"
 PIECE = re.compile(
@@ -53,13 +55,15 @@ def words_of(text: str) -> list[str]:
     Of a very long text only the beginning counts: 8,000 words or 100,000 characters.
     """
     if text.isascii():
-        words = ASCII_WORD.findall(text[:MAX_CHARACTERS].lower())
+        words = text[:MAX_CHARACTERS].encode().translate(ASCII_WORDS).decode().split()
     else:
         accent, word = _patterns()
         plain = unicodedata.normalize("NFKD", text[:MAX_CHARACTERS]).casefold()
         plain = unicodedata.normalize("NFKC", accent.sub("", plain))
         words = word.findall(plain[:MAX_CHARACTERS])
-    return [word[:MAX_WORD_LENGTH] for word in words[:MAX_WORDS]]
+    if len(words) > MAX_WORDS or max(map(len, words), default=0) > MAX_WORD_LENGTH:
+        return [word[:MAX_WORD_LENGTH] for word in words[:MAX_WORDS]]
+    return words
 
 
 def words_of_row(text: str | None, output: str | None) -> list[str]:

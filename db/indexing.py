@@ -10,6 +10,8 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache, lru_cache
+from itertools import chain
 from typing import Any, Protocol
 
 import orjson
@@ -106,11 +108,23 @@ def _words(job: IndexedJob, rows: Sequence[IndexedRow], *, sqlite: bool) -> list
 
 def _tsvector(place: int, words: Sequence[str]) -> str:
     """A row's words with where they stand, and what no text has, as PostgreSQL reads a tsvector."""
-    standing = [f"{word}:{at}" for at, word in enumerate(words, 1)]
+    standing = "".join(chain.from_iterable(zip(words, _places(len(words)), strict=False)))
     crowded = len(words) > MAX_PLACES and max(Counter(words).values()) > MAX_PLACES
-    return " ".join([*standing, *block_words(place), *([CROWDED] if crowded else [])])
+    blocks = " ".join(block_words(place >> BLOCK_BITS[0] << BLOCK_BITS[0]))
+    return f"{standing}{blocks} {CROWDED}" if crowded else standing + blocks
 
 
+def _places(words: int) -> Sequence[str]:
+    """What follows a row's first word, its second, and so on; at least as many."""
+    return _made_places(1 << words.bit_length())
+
+
+@cache
+def _made_places(words: int) -> Sequence[str]:
+    return [f":{at} " for at in range(1, words + 1)]
+
+
+@lru_cache(maxsize=64)
 def block_words(place: int) -> list[str]:
     """The words that say in which blocks a row of ``result_words`` lies; no text has such."""
     return [block_word(level, place >> bits) for level, bits in enumerate(BLOCK_BITS)]

@@ -1,4 +1,4 @@
-"""Rows by their score, the highest first: one index, asked label by label, and merged.
+"""Rows by their score, the highest first: one index, asked by label and block, and merged.
 
 Where another index knows that few rows are wanted, these are sorted.
 """
@@ -7,20 +7,31 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, not_, select
+from sqlalchemy import Connection, Row, and_, not_, select, text
 
 from textmill.db.filters import ResultFilter, among
 from textmill.db.models import results
 from textmill.db.session import Database
-from textmill.db.sources import ALL, choose_source, first_labels, has_label, score_range
+from textmill.db.sources import (
+    ALL,
+    BY_SCORE,
+    choose_source,
+    first_labels,
+    has_label,
+    is_sqlite,
+    numbers,
+    score_range,
+)
 
 SORTED = 10_000  # rows that are sorted, at most
-MERGED_LABELS = 1000  # of a job with more labels, the rows are sorted by the database
-MIN_PAGE_ROWS = 10
+MERGED = 100_000  # labels times blocks; of a job with more, the rows are sorted by the database
+OPENED = 64  # streams that are opened at once
+FIRST_ROWS, MOST_ROWS = 16, 256  # of a stream that are read at once
 
 Place = tuple[float, int]  # a score and a record's index
 
@@ -57,9 +68,11 @@ def _few(database: Database, job: Row[Any], wanted: ResultFilter) -> list[Place]
         indexes = source.find(connection, -1, ALL, most + 1)
         if len(indexes) > most:
             return None
-        row, sqlite = results.c, connection.dialect.name == "sqlite"
+        row, sqlite = results.c, is_sqlite(connection)
+        lowest, highest = score_range(wanted)
         own = (row.job_id == job.id, among(row.record_index, indexes, sqlite=sqlite))
-        query = select(row.score, row.record_index).where(*own, *score_range(wanted))
+        scores = (row.score >= lowest, row.score <= highest)
+        query = select(row.score, row.record_index).where(*own, *scores)
         places = [(found, at) for found, at in connection.execute(query)]
     return sorted(places, key=_rank)
 
@@ -67,48 +80,156 @@ def _few(database: Database, job: Row[Any], wanted: ResultFilter) -> list[Place]
 def _merged(
     database: Database, job: Row[Any], wanted: ResultFilter, after: Place | None, page_rows: int
 ) -> Iterator[Place]:
+    """The rows of each label in each block are a stream, opened when its highest score is due."""
     with database.read() as connection:
         labels = first_labels(connection, job, wanted.label)
-    if len(labels) > MERGED_LABELS:
-        return _stream(database, job, wanted, [], after, page_rows)
-    size = max(MIN_PAGE_ROWS, page_rows // len(labels))
-    streams = [_stream(database, job, wanted, [has_label(label)], after, size) for label in labels]
-    return heapq.merge(*streams, key=_rank)
+        blocks = BY_SCORE.blocks(connection, job.id)
+        many = len(labels) * len(blocks) > MERGED
+        heads = [] if many else _find_heads(connection, job, wanted, labels, blocks, after)
+    if many:
+        yield from _sorted_by_database(database, job, wanted, after, page_rows)
+        return
+    heads.sort(key=lambda head: _rank(head.first), reverse=True)
+    opened: list[tuple[tuple[float, int], Iterator[Place]]] = []
+    while heads or opened:
+        while heads and (not opened or _rank(heads[-1].first) <= opened[0][0]):
+            due = [heads.pop() for _ in range(min(OPENED, len(heads)))]
+            for stream in _open(database, job, wanted, due, after):
+                if (place := next(stream, None)) is not None:
+                    heapq.heappush(opened, (_rank(place), stream))
+        if opened:
+            (score, index), stream = opened[0]
+            yield -score, index
+            if (following := next(stream, None)) is None:
+                heapq.heappop(opened)
+            else:
+                heapq.heapreplace(opened, (_rank(following), stream))
 
 
-def _stream(
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A label's rows in a block, and a place before which none lies of those that are left."""
+
+    label: str | None
+    block: int
+    first: Place
+
+
+def _find_heads(
+    connection: Connection,
+    job: Row[Any],
+    wanted: ResultFilter,
+    labels: Sequence[str | None],
+    blocks: range,
+    after: Place | None,
+) -> list[Head]:
+    """Of each label and block that has rows left: their highest score."""
+    each = "json_each(:blocks)" if is_sqlite(connection) else "unnest(CAST(:blocks AS bigint[]))"
+    least, most, index = _bounds(wanted, after)
+    values: dict[str, Any] = {"job": job.id, "least": least, "most": most}
+    values |= {"blocks": numbers(connection, blocks)}
+    # Blocks before the last place have had all rows of its score.
+    values |= {"last": (index + 1) >> BY_SCORE.bits, "below": math.nextafter(most, -math.inf)}
+    heads = []
+    for label in labels:
+        query = text(
+            f"SELECT each.value, (SELECT score FROM {BY_SCORE.table(connection)} "
+            f"WHERE {BY_SCORE.block} = each.value AND job_id = :job AND {has_label(label)} "
+            "AND score >= :least "
+            "AND score <= CASE WHEN each.value < :last THEN :below ELSE :most END "
+            f"ORDER BY score DESC LIMIT 1) FROM {each} AS each(value)"
+        )
+        if is_sqlite(connection):
+            query = text(query.text.removesuffix("(value)"))
+        own = values if label is None else {**values, "label": label}
+        heads += [
+            Head(label, block, (score, block << BY_SCORE.bits))
+            for block, score in connection.execute(query, own)
+            if score is not None
+        ]
+    return heads
+
+
+def _bounds(wanted: ResultFilter, after: Place | None) -> tuple[float, float, int]:
+    """The least and the greatest score of rows that are left; of the greatest, behind which row."""
+    least, most = score_range(wanted)
+    if after is None or after[0] > most:
+        return least, most, -1
+    return least, *after
+
+
+def _open(
     database: Database,
     job: Row[Any],
     wanted: ResultFilter,
-    conditions: list[Any],
+    heads: Sequence[Head],
     after: Place | None,
-    page_rows: int,
+) -> Iterator[Iterator[Place]]:
+    """A stream of each head; the first pages of all are read at once."""
+    with database.read() as connection:
+        pages = _read(connection, job, wanted, heads, after, FIRST_ROWS)
+    for head in heads:
+        yield _stream(database, job, wanted, head, pages[head])
+
+
+def _stream(
+    database: Database, job: Row[Any], wanted: ResultFilter, head: Head, page: list[Place]
 ) -> Iterator[Place]:
-    while True:
+    size = FIRST_ROWS
+    yield from page
+    while len(page) == size:
+        size = min(size * 4, MOST_ROWS)
         with database.read() as connection:
-            page = _page(connection, job, wanted, conditions, after, page_rows)
+            page = _read(connection, job, wanted, [head], page[-1], size)[head]
+        yield from page
+
+
+def _read(
+    connection: Connection,
+    job: Row[Any],
+    wanted: ResultFilter,
+    heads: Sequence[Head],
+    after: Place | None,
+    size: int,
+) -> dict[Head, list[Place]]:
+    """The next places of each."""
+    least, most, index = _bounds(wanted, after)
+    values: dict[str, Any] = {"job": job.id, "least": least, "most": most, "index": index}
+    values |= {"size": size}
+    parts = []
+    for number, head in enumerate(heads):
+        label = has_label(head.label).replace(":label", f":label{number}")
+        parts.append(
+            f"SELECT * FROM (SELECT {number}, score, record_index "
+            f"FROM {BY_SCORE.table(connection)} WHERE {BY_SCORE.block} = {head.block} "
+            f"AND job_id = :job AND {label} AND score >= :least AND score <= :most "
+            "AND NOT (score = :most AND record_index <= :index) "
+            f"ORDER BY score DESC, record_index LIMIT :size) AS of{number}"
+        )
+        if head.label is not None:
+            values[f"label{number}"] = head.label
+    pages: dict[Head, list[Place]] = {head: [] for head in heads}
+    for number, score, at in connection.execute(text(" UNION ALL ".join(parts)), values):
+        pages[heads[number]].append((score, at))
+    return pages
+
+
+def _sorted_by_database(
+    database: Database, job: Row[Any], wanted: ResultFilter, after: Place | None, page_rows: int
+) -> Iterator[Place]:
+    score, index = results.c.score, results.c.record_index
+    while True:
+        least, most, last = _bounds(wanted, after)
+        query = (
+            select(score, index)
+            .where(results.c.job_id == job.id, score >= least, score <= most)
+            .where(not_(and_(score == most, index <= last)))
+            .order_by(score.desc(), index)
+            .limit(page_rows)
+        )
+        with database.read() as connection:
+            page = [(found, at) for found, at in connection.execute(query)]
         yield from page
         if len(page) < page_rows:
             return
         after = page[-1]
-
-
-def _page(
-    connection: Connection,
-    job: Row[Any],
-    wanted: ResultFilter,
-    conditions: list[Any],
-    after: Place | None,
-    page_rows: int,
-) -> list[Place]:
-    score, index = results.c.score, results.c.record_index
-    query = select(score, index).where(
-        results.c.job_id == job.id, *score_range(wanted), *conditions
-    )
-    if after is not None:
-        last_score, last_index = after
-        query = query.where(
-            score <= last_score, not_(and_(score == last_score, index <= last_index))
-        )
-    rows = connection.execute(query.order_by(score.desc(), index).limit(page_rows))
-    return [(found, at) for found, at in rows]

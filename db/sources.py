@@ -7,22 +7,32 @@ a filter are looked at in the rows themselves (``queries.py``).
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, func, select
+from sqlalchemy import Connection, Row, func, select, text
 
 from textmill.core.search import Search
 from textmill.db.filters import ResultFilter
 from textmill.db.indexing import FURTHER_LABEL, MAX_VALUE
-from textmill.db.models import label_counts, result_values, results
+from textmill.db.models import (
+    ID_BLOCK,
+    ID_BLOCK_BITS,
+    SCORE_BLOCK,
+    SCORE_BLOCK_BITS,
+    label_counts,
+    result_values,
+    results,
+)
 from textmill.db.word_search import find_words
 
 COLLECTED = 10_000  # records with scores in a range are collected and sorted, if they are no more
 ALL = 1 << 40  # more than any job has records
 PROBED = 2_000  # a count is asked for as far as this
+BLOCK_GROWTH = 8  # so many times as many blocks are asked for at once where little is found
 
 Find = Callable[[Connection, int, int, int], Sequence[int]]
 """Of an open connection, the index ``after`` which, ``end`` before which, and the most wanted."""
@@ -34,6 +44,49 @@ class Source:
 
     records: int
     find: Find
+
+
+@dataclass(frozen=True, slots=True)
+class BlockIndex:
+    """An index of ``results`` that begins with a block of records (see ``models``), and its SQL.
+
+    SQLite takes it because it is told to, PostgreSQL because no other index knows the block.
+    """
+
+    name: str
+    block: str
+    bits: int
+
+    def blocks(self, connection: Connection, job_id: str, after: int = -1, end: int = ALL) -> range:
+        """The blocks in which rows of the job lie, behind one record and before another."""
+        greatest = select(func.max(results.c.record_index)).where(results.c.job_id == job_id)
+        last = connection.scalar(greatest)
+        if last is None:
+            return range(0)
+        return range((after + 1) >> self.bits, (min(last, end - 1) >> self.bits) + 1)
+
+    def table(self, connection: Connection) -> str:
+        """``results``, by this index."""
+        return f"results INDEXED BY {self.name}" if is_sqlite(connection) else "results"
+
+    def among(self, connection: Connection) -> str:
+        """The rows in ``:blocks``, which ``numbers`` gives."""
+        if is_sqlite(connection):
+            return f"{self.block} IN (SELECT value FROM json_each(:blocks))"
+        return f"{self.block} = ANY(CAST(:blocks AS bigint[]))"
+
+
+def numbers(connection: Connection, blocks: Iterable[int]) -> str | list[int]:
+    """Blocks as one parameter."""
+    return str(list(blocks)) if is_sqlite(connection) else list(blocks)
+
+
+def is_sqlite(connection: Connection) -> bool:
+    return connection.dialect.name == "sqlite"
+
+
+BY_SCORE = BlockIndex("ix_results_score", SCORE_BLOCK, SCORE_BLOCK_BITS)
+BY_ID = BlockIndex("ix_results_record_id", ID_BLOCK, ID_BLOCK_BITS)
 
 
 def choose_source(connection: Connection, job: Row[Any], wanted: ResultFilter) -> Source | None:
@@ -56,7 +109,7 @@ def choose_source(connection: Connection, job: Row[Any], wanted: ResultFilter) -
 def _by_id(job: Row[Any], record_id: str | None) -> Source | None:
     if record_id is None:
         return None
-    return Source(1, partial(_rows, job, [results.c.record_id == record_id]))
+    return Source(1, partial(_in_blocks, job, BY_ID, "record_id", record_id))
 
 
 def _by_error(connection: Connection, job: Row[Any], wanted: ResultFilter) -> Source | None:
@@ -66,7 +119,7 @@ def _by_error(connection: Connection, job: Row[Any], wanted: ResultFilter) -> So
         codes = error_codes(connection, job.id)
     else:
         return None
-    streams = [partial(_rows, job, [results.c.error_code == code]) for code in codes]
+    streams = [partial(_errors, job, code) for code in codes]
     return Source(job.error_records, partial(_merged, streams))
 
 
@@ -92,7 +145,7 @@ def _by_label(connection: Connection, job: Row[Any], label: str | None) -> Sourc
     records = connection.scalar(counted) or 0
     if records * 4 > job.total_records:
         return None  # most rows have it: as quick to look at each
-    first = partial(_rows, job, [results.c.label == label])
+    first = partial(_in_blocks, job, BY_SCORE, "label", label)
     further = partial(_values, job, FURTHER_LABEL, label)
     return Source(records, partial(_merged, [first, further]))
 
@@ -120,13 +173,18 @@ def _by_score(connection: Connection, job: Row[Any], wanted: ResultFilter) -> So
     if wanted.min_score is None and wanted.max_score is None:
         return None
     found: list[int] = []
+    blocks = numbers(connection, BY_SCORE.blocks(connection, job.id))
     for label in first_labels(connection, job, wanted.label):
-        query = (
-            select(results.c.record_index)
-            .where(results.c.job_id == job.id, *score_range(wanted), has_label(label))
-            .limit(COLLECTED + 1 - len(found))
+        query = text(
+            f"SELECT record_index FROM {BY_SCORE.table(connection)} "
+            f"WHERE {BY_SCORE.among(connection)} AND job_id = :job AND {has_label(label)} "
+            "AND score BETWEEN :least AND :most LIMIT :limit"
         )
-        found += connection.scalars(query)
+        least, most = score_range(wanted)
+        values = {"blocks": blocks, "job": job.id, "least": least, "most": most}
+        if label is not None:
+            values["label"] = label
+        found += connection.scalars(query, {**values, "limit": COLLECTED + 1 - len(found)})
         if len(found) > COLLECTED:
             return None
     found.sort()
@@ -155,32 +213,56 @@ def is_further_label(connection: Connection, job: Row[Any], label: str) -> bool:
     return bool(_values(job, FURTHER_LABEL, label, connection, -1, ALL, 1))
 
 
-def has_label(label: str | None) -> ColumnElement[bool]:
-    """The rows whose first label it is."""
-    return results.c.label.is_(None) if label is None else results.c.label == label
+def has_label(label: str | None) -> str:
+    """The rows whose first label is ``:label``; none has no parameter."""
+    return "label IS NULL" if label is None else "label = :label"
 
 
-def score_range(wanted: ResultFilter) -> list[ColumnElement[bool]]:
-    """The rows with a score that is wanted."""
-    conditions: list[ColumnElement[bool]] = [results.c.score.is_not(None)]
-    if wanted.min_score is not None:
-        conditions.append(results.c.score >= wanted.min_score)
-    if wanted.max_score is not None:
-        conditions.append(results.c.score <= wanted.max_score)
-    return conditions
+def score_range(wanted: ResultFilter) -> tuple[float, float]:
+    """The least and the greatest score that is wanted."""
+    least = -math.inf if wanted.min_score is None else wanted.min_score
+    return least, math.inf if wanted.max_score is None else wanted.max_score
 
 
-def _rows(
+def _errors(
+    job: Row[Any], code: str, connection: Connection, after: int, end: int, limit: int
+) -> Sequence[int]:
+    index = results.c.record_index
+    query = select(index).where(
+        results.c.job_id == job.id, results.c.error_code == code, index > after, index < end
+    )
+    return connection.scalars(query.order_by(index).limit(limit)).all()
+
+
+def _in_blocks(
     job: Row[Any],
-    conditions: Sequence[ColumnElement[bool]],
+    index: BlockIndex,
+    column: str,
+    value: str,
     connection: Connection,
     after: int,
     end: int,
     limit: int,
 ) -> Sequence[int]:
-    index = results.c.record_index
-    query = select(index).where(results.c.job_id == job.id, *conditions, index > after, index < end)
-    return connection.scalars(query.order_by(index).limit(limit)).all()
+    """Ask block by block, and for more of them at once as long as little is found."""
+    query = text(  # in an order that only a sort gives: for another the primary key would be read
+        f"SELECT record_index FROM {index.table(connection)} WHERE {index.among(connection)} "
+        f"AND job_id = :job AND {column} = :value AND record_index > :after "
+        "AND record_index < :end ORDER BY record_index + 0 LIMIT :limit"
+    )
+    values = {"job": job.id, "value": value, "after": after, "end": end}
+    blocks = index.blocks(connection, job.id, after, end)
+    found: list[int] = []
+    step = 1
+    while blocks and len(found) < limit:
+        asked = numbers(connection, blocks[:step])
+        left = limit - len(found)
+        page = connection.scalars(query, {**values, "blocks": asked, "limit": left}).all()
+        found += page
+        blocks = blocks[step:]
+        if len(page) * 4 < limit:
+            step *= BLOCK_GROWTH
+    return found
 
 
 def _values(

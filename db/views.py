@@ -89,11 +89,10 @@ JOIN jobs ON jobs.id = labels.job_id
 WHERE jobs.task IN ('classification', 'zero-shot-classification')
 """
 
-# SQLite has no percentiles. Its scores lie in order in ix_results_score: this walks there from the
-# nearer end, and stops.
+# SQLite has no percentiles: the scores of the label are put in order and counted up to the rank.
 RANKED = """(
     SELECT score FROM (
-      SELECT score, ROW_NUMBER() OVER (ORDER BY score{order}) AS place FROM results AS one
+      SELECT score, ROW_NUMBER() OVER (ORDER BY score) AS place FROM results AS one
       WHERE one.job_id = labels.job_id AND one.label = labels.label AND one.score IS NOT NULL
     ) AS ranked
     WHERE place = {place} LIMIT 1
@@ -178,15 +177,9 @@ def _label_scores(*, sqlite: bool) -> str:
     quantiles, aggregates = [], ""
     for name, percent in QUANTILES.items():
         if sqlite:
-            quantiles.append(f"{_ranked(percent)} AS score_{name}")
+            rank = RANKED.format(place=RANK.format(percent))
+            quantiles.append(f"{rank} AS score_{name}")
         else:
             quantiles.append(f"labels.score_{name}")
             aggregates += PERCENTILE.format(share=percent / 100, name=name)
     return LABEL_SCORES.format(quantiles=",\n  ".join(quantiles), aggregates=aggregates)
-
-
-def _ranked(percent: int) -> str:
-    rank = RANK.format(percent)
-    if percent <= 50:
-        return RANKED.format(order="", place=rank)
-    return RANKED.format(order=" DESC", place=f"labels.records + 1 - {rank}")

@@ -224,7 +224,7 @@ def test_filters_together_find_what_fulfils_all(filled: tuple[Database, dict[str
 
 @pytest.mark.parametrize(
     ("module", "limit"),
-    [(sources, "COLLECTED"), (score_order, "SORTED"), (score_order, "MERGED_LABELS")],
+    [(sources, "COLLECTED"), (score_order, "SORTED"), (score_order, "MERGED")],
 )
 def test_where_few_are_few_and_many_are_many_makes_no_difference(
     filled: tuple[Database, dict[str, Job]],

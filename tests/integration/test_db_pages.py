@@ -225,8 +225,8 @@ def test_rows_of_more_labels_than_are_merged_come_by_their_score(
     ]
     job = filled_job(database, rows)
     expected = sorted(range(600), key=lambda n: (-(rows[n].score or 0), n))
-    for merged in (score_order.MERGED_LABELS, 100):
-        monkeypatch.setattr(score_order, "MERGED_LABELS", merged)
+    for merged in (score_order.MERGED, 100):
+        monkeypatch.setattr(score_order, "MERGED", merged)
         found = iter_results(database, job, ResultFilter(order="score"), page_rows=250)
         assert [row.record_index for row in found] == expected
         page = read_page(database, job, ResultFilter(order="score", label="label 7"), 9)

@@ -98,7 +98,7 @@ WRITES = [
     ("ALTER TABLE jobs ADD COLUMN x int", "read-only"),
     ("ALTER TABLE jobs RENAME TO x", "read-only"),
     ("DROP TABLE jobs", "read-only"),
-    ("DROP INDEX ix_results_label", "read-only"),
+    ("DROP INDEX ix_results_score", "read-only"),
     ("BEGIN", "read-only"),
     ("COMMIT", "read-only"),
     ("ROLLBACK", "read-only"),

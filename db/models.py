@@ -106,8 +106,8 @@ payloads = Table(
 )
 
 # Scores and ids come in no order: in one index of a whole job every new row changed another page of
-# it, and of ten million rows each page was written and logged again and again. So these indexes
-# begin with the block of the job's records in which a row lies, and are asked block by block.
+# it, and of ten million rows each page was written and logged again and again. So in these indexes
+# a job's rows lie by blocks of records, and they are asked block by block.
 SCORE_BLOCK_BITS = 14
 ID_BLOCK_BITS = 12
 SCORE_BLOCK = f"(record_index >> {SCORE_BLOCK_BITS})"
@@ -133,9 +133,9 @@ results = Table(
     Column("output_tokens", Integer),
     Column("reused_from", String(16), comment="the job whose result answered the record"),
     Index(
-        "ix_results_score", text(SCORE_BLOCK), "job_id", "label", text("score DESC"), "record_index"
+        "ix_results_score", "job_id", text(SCORE_BLOCK), "label", text("score DESC"), "record_index"
     ),
-    Index("ix_results_record_id", text(ID_BLOCK), "job_id", "record_id"),
+    Index("ix_results_record_id", "job_id", text(ID_BLOCK), "record_id"),
     Index(
         "ix_results_error",
         "job_id",

@@ -48,7 +48,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class BlockIndex:
-    """An index of ``results`` that begins with a block of records (see ``models``), and its SQL.
+    """An index of ``results`` by blocks of a job's records (see ``models``), and its SQL.
 
     SQLite takes it because it is told to, PostgreSQL because no other index knows the block.
     """

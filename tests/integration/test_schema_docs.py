@@ -57,8 +57,8 @@ def read_queries(page: str) -> list[Query]:
         for part in re.split(r"^(```sql.*?^```$)", section, flags=re.MULTILINE | re.DOTALL):
             block = re.fullmatch(r"```sql ?(\w*)\n(.*?)```", part, flags=re.DOTALL)
             if block is None:  # what is said before a block holds for it and its variant
-                said = re.findall(r"(?:Uses|and)\s(`ix_\w+`|the primary key)", part)
-                indexes = [name.strip("`") for name in said] or (
+                said = re.findall(r"(?:Uses|and)\s(`ix_\w+`|the\sprimary\skey)", part)
+                indexes = [" ".join(name.strip("`").split()) for name in said] or (
                     indexes if not part.strip() else []
                 )
             elif block[1] != "delete":
@@ -385,7 +385,7 @@ def _type(column: Any) -> Any:
 
 
 def test_the_page_names_every_index_with_its_columns() -> None:
-    rows = re.findall(r"^\| `(ix_\w+)`.*? \| `([\w, ]+)`", DOC, flags=re.MULTILINE)
+    rows = re.findall(r"^\| `(ix_\w+)`.*? \| `([\w, ()>]+)`", DOC, flags=re.MULTILINE)
     assert dict(rows) == {
         index.name: ", ".join(str(getattr(one, "name", one)) for one in index.expressions)
         for index in _indexes()

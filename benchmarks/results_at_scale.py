@@ -56,7 +56,8 @@ def main() -> None:
         job_id = _make_job(database, options)
         curve = write_rows(settings.effective_database_url, job_id, options.rows)
         report: dict[str, Any] = {"database": options.database, "rows": options.rows}
-        report |= {"full_text": options.full_text, "without": options.without, "curve": curve}
+        report |= {"full_text": options.full_text, "index_column": options.index_column}
+        report |= {"without": options.without, "curve": curve}
         _print_curve(report)
         if not options.no_questions:
             _finish(database, job_id, options.rows)
@@ -237,7 +238,7 @@ def _make_job(database: Database, options: argparse.Namespace) -> str:
         task="classification",
         model="none",
         full_text=options.full_text,
-        index_columns=("country",) if options.full_text or not options.without else (),
+        index_columns=("country",) if options.index_column else (),
     )
     return database.transact(
         loading.create_job, spec, extra_columns=["country", "page"], load_seconds=86400
@@ -274,6 +275,7 @@ def _drop_indexes(database: Database, names: list[str]) -> None:
 def _print_curve(report: dict[str, Any]) -> None:
     words = "with full text" if report["full_text"] else "without full text"
     dropped = ", ".join(report["without"]) or "none"
+    words += ", a declared column" if report["index_column"] else ""
     mean = report["curve"][-1]["mean_rows_per_s"]
     print(f"{report['database']}, {words}, indexes left out: {dropped}: {mean:,} rows/s")
 
@@ -287,6 +289,12 @@ def _parse_options() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
     parser.add_argument("--full-text", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument(
+        "--index-column",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="declare the column country, which the questions need",
+    )
     parser.add_argument(
         "--without", nargs="*", default=[], choices=sorted(INDEXES), help="indexes to leave out"
     )

@@ -48,9 +48,7 @@ class ResultFilter:
         self._check_types()
         if self.limit is not None and self.limit < 0:
             raise InvalidJobError(f"limit is {self.limit}; expected 0 or more rows")
-        for name, score in (("min_score", self.min_score), ("max_score", self.max_score)):
-            if score is not None and math.isnan(score):
-                raise InvalidJobError(f"{name} is {score}; expected a number")
+        self._check_scores()
         for name, value in self._texts():
             # A row's text has neither; and a database would not take them.
             if not isinstance(value, str) or "\0" in value or not is_unicode(value):
@@ -75,6 +73,17 @@ class ResultFilter:
         for name, (kind, expected) in kinds.items():
             if not isinstance(value := getattr(self, name), kind):
                 raise InvalidJobError(f"{name} is {value!r}; expected {expected}")
+
+    def _check_scores(self) -> None:
+        least, most = self.min_score, self.max_score
+        for name, score in (("min_score", least), ("max_score", most)):
+            if score is not None and math.isnan(score):
+                raise InvalidJobError(f"{name} is {score}; expected a number")
+        if least is not None and most is not None and least > most:
+            raise InvalidJobError(
+                f"min_score is {least} and max_score {most}, which no score fulfils; "
+                "expected a lower and an upper bound"
+            )
 
     def _texts(self) -> Iterator[tuple[str, Any]]:
         for name in ("label", "search", "error_code", "record_id"):

@@ -122,15 +122,17 @@ def is_streamed(database: Database, job: Row[Any], wanted: ResultFilter) -> str 
     if columns := undeclared(job, wanted):
         return f"column {columns[0]!r} has no index (submit --index-column {columns[0]})"
     if wanted.search is not None:
-        return "the words of this job have no index (submit --full-text)"
+        return "the words of this job have no index (submit without --no-full-text)"
     return None
 
 
 def _by_score(
     database: Database, job: Row[Any], wanted: ResultFilter, page_rows: int
 ) -> Iterator[list[Result]]:
-    size = page_rows if _given(wanted) <= {"label", "min_score", "max_score"} else MAX_LOOKUPS // 10
-    for places in iter_by_score(database, job, wanted, max(size, page_rows)):
+    size, most = page_rows, 0
+    if not _given(wanted) <= {"label", "min_score", "max_score"}:
+        size, most = page_rows * 4, MAX_LOOKUPS // 10
+    for places in iter_by_score(database, job, wanted, size, most):
         with database.read() as connection:
             found = _fetch(connection, job, wanted, [index for _, index in places])
         rows = {row.record_index: row for row in found}

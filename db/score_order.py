@@ -37,9 +37,12 @@ Place = tuple[float, int]  # a score and a record's index
 
 
 def iter_by_score(
-    database: Database, job: Row[Any], wanted: ResultFilter, page_rows: int
+    database: Database, job: Row[Any], wanted: ResultFilter, page_rows: int, most_rows: int = 0
 ) -> Iterator[list[Place]]:
-    """Score and index of the rows in this order, page by page; only scores and labels count."""
+    """Score and index of the rows in this order, page by page; only scores and labels count.
+
+    Pages grow up to ``most_rows``, for callers that want few of them.
+    """
     after = wanted.position() if wanted.after is not None else None
     few = _few(database, job, wanted)
     places = _merged(database, job, wanted, after, page_rows) if few is None else iter(few)
@@ -47,6 +50,7 @@ def iter_by_score(
         places = (place for place in few if _rank(place) > _rank(after))
     while page := list(islice(places, page_rows)):
         yield page
+        page_rows = max(page_rows, min(most_rows, page_rows * 2))
 
 
 def _rank(place: Place) -> tuple[float, int]:

@@ -23,6 +23,7 @@ from textmill.db.models import (
     ID_BLOCK_BITS,
     SCORE_BLOCK,
     SCORE_BLOCK_BITS,
+    jobs,
     label_counts,
     result_values,
     results,
@@ -196,9 +197,18 @@ def _by_score(connection: Connection, job: Row[Any], wanted: ResultFilter) -> So
 
 
 def labels_of(connection: Connection, job_id: str) -> list[str | None]:
-    """Every label that a row of the job may have as its first, none among them."""
-    counted = select(label_counts.c.label).where(label_counts.c.job_id == job_id)
-    return [*connection.scalars(counted), None]
+    """Every label that a row of the job with a score may have as its first; None for no label."""
+    counted = select(label_counts.c.label, label_counts.c.records).where(
+        label_counts.c.job_id == job_id
+    )
+    found = {row.label: row.records for row in connection.execute(counted)}
+    done = connection.scalar(select(jobs.c.done_records).where(jobs.c.id == job_id))
+    further = select(result_values.c.value).where(
+        result_values.c.job_id == job_id, result_values.c.name == FURTHER_LABEL
+    )
+    if sum(found.values()) == done and connection.execute(further.limit(1)).first() is None:
+        return [*found]  # each has one
+    return [*found, None]
 
 
 def first_labels(connection: Connection, job: Row[Any], wanted: str | None) -> Sequence[str | None]:

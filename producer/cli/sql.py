@@ -89,7 +89,7 @@ def sql(
     with ask(
         load_settings(),
         query,
-        dict(map(_param, param or [])),
+        _params(param or []),
         timeout_seconds=timeout,
         limit=limit + 1 if limit and kind == "table" else limit or None,  # is there one more?
     ) as answer:
@@ -143,6 +143,16 @@ def _read(statement: str | None, file: Path | None) -> str:
         raise QueryError(f"--file {file}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise QueryError(f"{file or 'stdin'}: not UTF-8 at byte {error.start}") from None
+
+
+def _params(given: list[str]) -> dict[str, Word]:
+    from textmill.core.errors import QueryError
+
+    params: dict[str, Word] = {}
+    for name, value in map(_param, given):
+        if params.setdefault(name, value) is not value:
+            raise QueryError(f"--param {name} is given twice; expected one value")
+    return params
 
 
 def _param(given: str) -> tuple[str, Word]:

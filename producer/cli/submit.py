@@ -12,7 +12,7 @@ import typer
 
 from textmill.producer.cli import options as o
 from textmill.producer.cli.context import Context, open_context
-from textmill.producer.terminal import can_repaint, emit_json, number, say, shorten, tell
+from textmill.producer.terminal import can_repaint, emit_json, number, plural, say, shorten, tell
 
 if TYPE_CHECKING:
     from textmill.core.jobs import JobSpec
@@ -280,7 +280,7 @@ def show_dry_run(submission: Submission, *, json: bool) -> None:
         return
     if submission.batch is not None:
         say(submission.batch.census.describe())
-    say(f"would submit {number(records)} records in about {number(chunks)} chunks ({bad} bad)")
+    say(f"would submit {plural(records, 'record')} in about {plural(chunks, 'chunk')} ({bad} bad)")
     say(f"  task     {spec.task} {spec.params or ''}".rstrip())
     say(f"  model    {spec.model}" + (f" @ {spec.model_version}" if spec.model_version else ""))
     say(f"  columns  {', '.join(f'{f} = {c!r}' for f, c in fields.items())}")

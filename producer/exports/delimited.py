@@ -14,8 +14,9 @@ from textmill.producer.exports.vector_texts import vector_texts
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 
-# https://owasp.org/www-community/attacks/CSV_Injection and OWASP ASVS 1.2.10, with blanks before.
-FORMULA = "^(?:[ \\t\\r\\n]*[=+\\-@＝＋－＠]|[\\t\\r\\n\\x00])"
+# https://owasp.org/www-community/attacks/CSV_Injection and OWASP ASVS 1.2.10, also in other forms
+# of the signs, and with blanks before: those of Unicode too, and marks that show nothing.
+FORMULA = "^(?:[\\s\\v\\p{Z}\\p{Cf}]*[=+\\-@＝＋－＠﹦﹢﹣﹫−⁼⁺₌₊]|[\\t\\r\\n\\x00])"
 
 
 def write(export: Export, file: IO[bytes]) -> int:

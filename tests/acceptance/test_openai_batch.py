@@ -145,7 +145,7 @@ def test_a_dry_run_a_key_and_stdin(shell: Shell) -> None:
     dry = shell.run("submit", path, *alias, "--dry-run", "--max-new-tokens", "7")
     assert dry.returncode == 0, dry.stderr
     assert "OpenAI batch file: 3 chat completions, model gpt-4o-mini -> " in dry.stderr
-    assert "would submit 4 records in about 1 chunks (1 bad)" in dry.stderr
+    assert "would submit 4 records in about 1 chunk (1 bad)" in dry.stderr
     shell.assert_nothing_written()
 
     first = shell.submit(path, *alias, "--key", "k")

@@ -106,7 +106,7 @@ def test_a_condition_without_an_index_is_looked_for_in_every_row_and_that_is_sai
     assert ask(shell, "--where", "country=FR", "--where", "n=5", "--json").stderr == ""
     done = ask(shell, "--search", "free", "--json")
     assert len(done.stdout.splitlines()) == ROWS / 4
-    words = "the words of this job have no index (submit --full-text)"
+    words = "the words of this job have no index (submit without --no-full-text)"
     assert done.stderr == f"note: {words}; looking at every row\n"
 
 

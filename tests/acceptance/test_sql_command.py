@@ -175,6 +175,7 @@ def test_what_is_wrong_takes_one_line(filled: Shell, sql: Run) -> None:
         assert done.stdout == ""
     for value in ("a", "a b=1", "=1"):
         assert_user_error(sql("SELECT :a", "-p", value), value, "NAME=VALUE")
+    assert_user_error(sql("SELECT :a", "-p", "a=1", "-p", "a=2"), "--param a is given twice")
     assert len(filled.rows("jobs")) == 1
 
 

@@ -257,7 +257,7 @@ def test_what_no_index_knows_is_said(filled: tuple[Database, dict[str, Job]]) ->
         "column 'undeclared' has no index (submit --index-column undeclared)"
     )
     assert reason("unindexed", "word") == (
-        "the words of this job have no index (submit --full-text)"
+        "the words of this job have no index (submit without --no-full-text)"
     )
     # Where another condition leads to few rows, not every one is looked at.
     for names in (["country"], ["word"], ["undeclared", "country"], ["undeclared", "record id"]):
@@ -291,6 +291,7 @@ def test_a_column_that_there_is_not_is_named_with_the_nearest_one(
         ({"error_code": 7}, r"error_code is 7; expected text"),
         ({"min_score": float("nan")}, r"min_score is nan; expected a number"),
         ({"max_score": float("nan")}, r"max_score is nan; expected a number"),
+        ({"min_score": 0.9, "max_score": 0.2}, r"min_score is 0\.9 and max_score 0\.2"),
         ({"limit": -1}, r"limit is -1; expected 0 or more rows"),
         ({"order": "scores"}, r"order is 'scores'; expected one of input, score, fastest"),
         ({"search": "(free"}, r"cannot search for '\(free': a \( has no \) after it"),

@@ -171,8 +171,12 @@ def test_what_others_wrote_into_the_file_is_exported_as_well_as_can_be(tmp_path:
     database.close()
 
 
+CONTROLS = ("\t", "\r", "\n")
+
+
 def test_a_spreadsheet_finds_no_formula(database: Database, tmp_path: Path) -> None:
-    texts = [*HOSTILE[:-2], "＝1", "  =1", "\n@x", "a=1", "1-2", "x;=1"]
+    hidden = ["\u00a0=1", "\u200b\ufeff=1", "\u3000 +1", "\v-1", "﹦1", "⁺1", "−1"]
+    texts = [*HOSTILE[:-2], *hidden, "＝1", "  =1", "\n@x", "a=1", "1-2", "x;=1", "\u00a0x"]
     rows = [
         ResultRow(at, f"r{at}", value, score=-0.5, extra=to_json({"=x": value, "n": -5}))
         for at, value in enumerate(texts)
@@ -186,8 +190,9 @@ def test_a_spreadsheet_finds_no_formula(database: Database, tmp_path: Path) -> N
         assert header[-2:] == ["'=x", "n"]
         at = {name: place for place, name in enumerate(header)}
         for row, value in zip(cells, texts, strict=True):
-            dangerous = value.lstrip(" \t\r\n").startswith(tuple("=+-@＝")) or value.startswith(
-                ("\t", "\r", "\n")
+            seen = value.lstrip(" \t\r\n\v\u00a0\u3000\u200b\ufeff")
+            dangerous = (
+                value in hidden or seen.startswith(tuple("=+-@＝")) or value.startswith(CONTROLS)
             )
             for name in ("text", "'=x"):
                 assert row[at[name]] == ("'" + value if dangerous else value), name

@@ -29,7 +29,7 @@ from textmill.db.sources import (
 )
 
 SORTED = 10_000  # rows that are sorted, at most
-MERGED = 100_000  # labels times blocks; of a job with more, the rows are sorted by the database
+MERGED = 500_000  # labels times blocks; of a job with more, the rows are sorted by the database
 OPENED = 64  # streams that are opened at once
 FIRST_ROWS, MOST_ROWS = 16, 256  # of a stream that are read at once
 
@@ -128,7 +128,9 @@ def _find_heads(
     after: Place | None,
 ) -> list[Head]:
     """Of each label and block that has rows left: their highest score."""
-    each = "json_each(:blocks)" if is_sqlite(connection) else "unnest(CAST(:blocks AS bigint[]))"
+    each = "json_each(:blocks) AS each"
+    if not is_sqlite(connection):
+        each = "unnest(CAST(:blocks AS bigint[])) AS each(value)"
     least, most, index = _bounds(wanted, after)
     values: dict[str, Any] = {"job": job.id, "least": least, "most": most}
     values |= {"blocks": numbers(connection, blocks)}
@@ -141,10 +143,8 @@ def _find_heads(
             f"WHERE {BY_SCORE.block} = each.value AND job_id = :job AND {has_label(label)} "
             "AND score >= :least "
             "AND score <= CASE WHEN each.value < :last THEN :below ELSE :most END "
-            f"ORDER BY score DESC LIMIT 1) FROM {each} AS each(value)"
+            f"ORDER BY score DESC LIMIT 1) FROM {each}"
         )
-        if is_sqlite(connection):
-            query = text(query.text.removesuffix("(value)"))
         own = values if label is None else {**values, "label": label}
         heads += [
             Head(label, block, (score, block << BY_SCORE.bits))
@@ -202,11 +202,11 @@ def _read(
     values |= {"size": size}
     parts = []
     for number, head in enumerate(heads):
-        label = has_label(head.label).replace(":label", f":label{number}")
         parts.append(
             f"SELECT * FROM (SELECT {number}, score, record_index "
             f"FROM {BY_SCORE.table(connection)} WHERE {BY_SCORE.block} = {head.block} "
-            f"AND job_id = :job AND {label} AND score >= :least AND score <= :most "
+            f"AND job_id = :job AND {has_label(head.label, f'label{number}')} "
+            "AND score >= :least AND score <= :most "
             "AND NOT (score = :most AND record_index <= :index) "
             f"ORDER BY score DESC, record_index LIMIT :size) AS of{number}"
         )
@@ -215,6 +215,8 @@ def _read(
     pages: dict[Head, list[Place]] = {head: [] for head in heads}
     for number, score, at in connection.execute(text(" UNION ALL ".join(parts)), values):
         pages[heads[number]].append((score, at))
+    for page in pages.values():
+        page.sort(key=_rank)  # each was in order; of all together nothing is promised
     return pages
 
 

@@ -223,9 +223,9 @@ def is_further_label(connection: Connection, job: Row[Any], label: str) -> bool:
     return bool(_values(job, FURTHER_LABEL, label, connection, -1, ALL, 1))
 
 
-def has_label(label: str | None) -> str:
-    """The rows whose first label is ``:label``; none has no parameter."""
-    return "label IS NULL" if label is None else "label = :label"
+def has_label(label: str | None, parameter: str = "label") -> str:
+    """SQL for the rows whose first label it is, which is a parameter unless it is none."""
+    return "label IS NULL" if label is None else f"label = :{parameter}"
 
 
 def score_range(wanted: ResultFilter) -> tuple[float, float]:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from textmill.producer.terminal import plural
+
 from ..tiny_generators import save_generator
 from ..tiny_gguf import save_gguf
 from ..tiny_translators import save_bart, save_marian
@@ -38,7 +40,7 @@ def test_a_model_that_writes_text_gets_smaller_chunks(
     words = ["--task", task, "--model", str(save(shell.folder / name)), *words]
     code, _, err = refusals.submit(texts, *words, "--dry-run")
     assert code == 0, err
-    assert f"in about {len(sizes)} chunks" in err
+    assert f"in about {plural(len(sizes), 'chunk')} (0 bad)" in err
     code, _, err = refusals.submit(texts, *words)
     assert code == 0, err
     assert [row["records"] for row in shell.rows("chunks")] == sizes

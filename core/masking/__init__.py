@@ -22,6 +22,11 @@ Find = Callable[[str], Iterable[tuple[int, int]]]
 
 # In the order in which they are looked for: an address may hold a number, an IBAN digits of a card.
 KINDS = ("email", "iban", "card", "phone")
+# Marks that show nothing, such as a soft hyphen or a zero-width blank: inside a number they hide it
+# from a search, and not from a person.
+UNSEEN = re.compile(
+    "[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]"
+)
 ENOUGH = re.compile(r"@|\d(?:\D*\d){6}")  # without it there is nothing to find
 
 
@@ -56,7 +61,7 @@ class Masker:
         while ENOUGH.search(text):
             before = counts.total()
             for kind, find in self._finders:
-                text, found = _replace(text, find(text), f"[{kind.upper()}]")
+                text, found = _replace(text, _spans(find, text), f"[{kind.upper()}]")
                 counts[kind] += found
             if counts.total() == before:
                 break
@@ -89,6 +94,19 @@ class Masker:
             return value, Counter()
         masked, found = self.mask(str(int(value)))
         return (masked if found else value), found
+
+
+def _spans(find: Find, text: str) -> Iterable[tuple[int, int]]:
+    """What is found, also where marks that show nothing are left out, by its places with them."""
+    if UNSEEN.search(text) is None:
+        return find(text)
+    places = [at for at, char in enumerate(text) if not UNSEEN.match(char)]
+    shown = [
+        (places[start], places[stop - 1] + 1)
+        for start, stop in find("".join(text[at] for at in places))
+    ]
+    plain = list(find(text))
+    return plain if len(plain) > len(shown) else shown  # a mark may be all that is between two
 
 
 def _members(container: list[Any] | dict[str, Any]) -> Iterator[tuple[Any, Any]]:

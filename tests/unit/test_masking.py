@@ -68,6 +68,23 @@ def test_look_alikes_stay_as_they_are(region: str | None) -> None:
     assert changed == TAKEN.get(str(region), set())
 
 
+@pytest.mark.parametrize("mark", ["\u00ad", "\u200b", "\u200e", "\u2060", "\ufeff", "\u200b\u200d"])
+def test_marks_that_show_nothing_hide_nothing(mark: str) -> None:
+    for plain, kind in (
+        ("4111 1111 1111 1111", "CARD"),
+        ("4111111111111111", "CARD"),
+        ("anna.berg@example.org", "EMAIL"),
+        ("DE89370400440532013000", "IBAN"),
+        ("+49 30 901820", "PHONE"),
+    ):
+        for at in range(1, len(plain)):
+            hidden = plain[:at] + mark + plain[at:]
+            assert found_in(f"to {hidden}, please{mark}") == f"to [{kind}], please{mark}"
+    cards = f"4111111111111111{mark}5500005555555559"  # a mark may also be all that is between two
+    assert found_in(cards) == f"[CARD]{mark}[CARD]"
+    assert found_in(f"no num{mark}ber: 1{mark}2") == f"no num{mark}ber: 1{mark}2"
+
+
 @pytest.mark.parametrize(("region", "text"), BEYOND, ids=[text for _, text in BEYOND])
 def test_what_it_does_not_find_is_known(region: str | None, text: str) -> None:
     assert found_in(text, region) == text

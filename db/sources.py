@@ -206,8 +206,9 @@ def labels_of(connection: Connection, job_id: str) -> list[str | None]:
     further = select(result_values.c.value).where(
         result_values.c.job_id == job_id, result_values.c.name == FURTHER_LABEL
     )
-    if sum(found.values()) == done and connection.execute(further.limit(1)).first() is None:
-        return [*found]  # each has one
+    each = found and sum(found.values()) == done
+    if each and connection.execute(further.limit(1)).first() is None:
+        return [*found]
     return [*found, None]
 
 

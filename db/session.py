@@ -31,6 +31,7 @@ from textmill.core.errors import ConfigurationError, NoSpaceError, ServiceUnavai
 from textmill.core.folders import folder_problem
 from textmill.core.settings import Settings
 from textmill.db.postgresql import CONNECT_ARGS, bound_transactions
+from textmill.db.sqlite_log import SqliteLog
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -55,10 +56,6 @@ SQLITE_PRAGMAS = (  # busy_timeout first: setting WAL on a busy file would fail 
 )
 
 
-LOG_BYTES = 64 << 20  # of SQLite's log, at which it is emptied
-CHECKPOINT_BUSY_MS = 200  # other writers wait while it waits for readers
-
-
 class Database:
     """A connection pool and the way transactions are run on it."""
 
@@ -69,8 +66,7 @@ class Database:
         self.engine = _make_engine(url, pool_size, transaction_seconds)
         self.is_sqlite = self.engine.dialect.name == "sqlite"
         file = self.engine.url.database if self.is_sqlite else None
-        self._log = Path(f"{file}-wal") if file else None
-        self._log_limit = LOG_BYTES
+        self._log = SqliteLog(file) if file else None
 
     @classmethod
     def open(
@@ -119,7 +115,8 @@ class Database:
                 with self.engine.connect().execution_options(textmill_write=True) as connection:
                     with connection.begin():
                         result = change(connection, *args, **kwargs)
-                    self._bound_log(connection)
+                    if self._log is not None:
+                        self._log.bound(connection)
                 return result
             except DBAPIError as error:
                 if not _may_retry(error) or retry == RETRIES - 1:
@@ -127,25 +124,6 @@ class Database:
                         raise
                 time.sleep(random.uniform(0, 0.01 * 2**retry))
         raise AssertionError("unreachable")
-
-    def _bound_log(self, connection: Connection) -> None:
-        """Empty SQLite's log once it is long.
-
-        SQLite empties it at a moment when all of it is in the file; while two processes write
-        without a pause, each during the other's copying, there is none, and the log would grow for
-        ever. https://www.sqlite.org/wal.html#avoiding_excessively_large_wal_files
-        """
-        if self._log is None or _size(self._log) < self._log_limit:
-            return
-        driver: Any = connection.connection.driver_connection
-        try:  # the change is committed, whatever this comes to
-            driver.execute(f"PRAGMA busy_timeout = {CHECKPOINT_BUSY_MS}")
-            driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        except sqlite3.Error:
-            pass
-        finally:
-            driver.execute(SQLITE_PRAGMAS[0])
-        self._log_limit = _size(self._log) + LOG_BYTES  # somebody may still read it
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -254,13 +232,6 @@ def _heal_connections(engine: Engine) -> None:
         # connection that stays is rolled back as after any error.
         if not isinstance(context.original_exception, Exception):
             context.is_disconnect = False
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
 
 
 def _execute_pragma(connection: sqlite3.Connection, pragma: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event, insert
 
-from textmill.db import session
+from textmill.db import sqlite_log
 from textmill.db.filters import ResultFilter
 from textmill.db.models import audits
 from textmill.db.queries import Result, iter_results, read_page
@@ -107,18 +107,18 @@ def read_by_id(database: Database, job: Any, record_id: str) -> list[Result]:
     return list(iter_results(database, job, ResultFilter(record_id=record_id)))
 
 
-def test_a_record_is_found_in_a_job_that_is_still_being_written(database: Database) -> None:
+def test_a_record_is_found_in_whichever_block_it_lies(database: Database) -> None:
     rows = [ResultRow(n * 4096, f"r{n}", "x", None, "a", 0.5) for n in range(30)]
-    job = filled_job(database, rows, name="half")
+    job = filled_job(database, rows)
     assert [row.record_index for row in read_by_id(database, job, "r29")] == [29 * 4096]
     assert read_by_id(database, job, "r30") == []
 
 
-def write_audits(url: str, start: Any, seconds: Any) -> None:
+def write_audits(url: str, start: Any, times: int) -> None:
     """Write without a pause, as a worker under load does."""
     database = Database(url)
     start.wait()
-    for _ in range(seconds):
+    for _ in range(times):
         database.transact(
             lambda connection: connection.execute(
                 insert(audits), [{"at": 0, "action": "x" * 3000, "records": 0}] * 200
@@ -133,7 +133,7 @@ def test_the_log_of_a_database_that_is_written_without_a_pause_stays_short(
     path = tmp_path / "textmill.db"
     log = tmp_path / "textmill.db-wal"
     context = multiprocessing.get_context("fork")
-    monkeypatch.setattr(session, "LOG_BYTES", 4 << 20)
+    monkeypatch.setattr(sqlite_log, "LOG_BYTES", 4 << 20)
     for database in with_tables(f"sqlite:///{path}"):
         start = context.Barrier(2)
         writers = [
@@ -157,8 +157,8 @@ def test_a_log_that_somebody_reads_is_emptied_later_and_no_change_is_lost(
 ) -> None:
     path = tmp_path / "textmill.db"
     log = tmp_path / "textmill.db-wal"
-    monkeypatch.setattr(session, "LOG_BYTES", 1 << 20)
-    monkeypatch.setattr(session, "CHECKPOINT_BUSY_MS", 1)
+    monkeypatch.setattr(sqlite_log, "LOG_BYTES", 1 << 20)
+    monkeypatch.setattr(sqlite_log, "BUSY_MS", 1)
     for _ in with_tables(f"sqlite:///{path}"):
         database = Database(f"sqlite:///{path}")
 

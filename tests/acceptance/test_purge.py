@@ -67,7 +67,7 @@ def test_a_job_goes_for_good_while_a_worker_works_on_another(
     shell = anywhere
     lines = "\n".join(f"dear zqcanary{at}x" for at in range(40))
     texts = shell.write("texts.txt", f"{lines}\nerror zqcanaryerrorx\n")
-    shell.start_worker("--slots", "1")  # or both records below may share a batch
+    shell.start_worker("--slots", "1")  # or the one that waits below may come first
     job = shell.submit(texts, *FAKE)
     assert shell.run("watch", job).returncode == 3
     wanted = ["zqcanary7x", "ZQCANARY7X", "zqcanaryerrorx"]

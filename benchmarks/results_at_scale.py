@@ -54,10 +54,10 @@ def main() -> None:
         schema.upgrade(database)
         _drop_indexes(database, options.without)
         job_id = _make_job(database, options)
-        curve = write_rows(settings.effective_database_url, job_id, options.rows)
+        curve = write_rows(settings.effective_database_url, job_id, options.rows, options.messages)
         report: dict[str, Any] = {"database": options.database, "rows": options.rows}
         report |= {"full_text": options.full_text, "index_column": options.index_column}
-        report |= {"without": options.without, "curve": curve}
+        report |= {"messages": options.messages, "without": options.without, "curve": curve}
         _print_curve(report)
         if not options.no_questions:
             _finish(database, job_id, options.rows)
@@ -67,13 +67,15 @@ def main() -> None:
         print(json.dumps(report))
 
 
-def write_rows(url: str, job_id: str, rows: int) -> list[dict[str, Any]]:
+def write_rows(url: str, job_id: str, rows: int, messages: int) -> list[dict[str, Any]]:
     """Write in parallel and return the curve: rows so far, rows per second since the last mark."""
     context = multiprocessing.get_context("spawn")
     queue: Any = context.Queue()
     ready: Any = context.Barrier(WRITERS + 1)
     writers = [
-        context.Process(target=_write, args=(url, job_id, rows, at, ready, queue), daemon=True)
+        context.Process(
+            target=_write, args=(url, job_id, rows, messages, at, ready, queue), daemon=True
+        )
         for at in range(WRITERS)
     ]
     for writer in writers:
@@ -101,7 +103,9 @@ def write_rows(url: str, job_id: str, rows: int) -> list[dict[str, Any]]:
     return curve
 
 
-def _write(url: str, job_id: str, rows: int, writer: int, ready: Any, queue: Any) -> None:
+def _write(
+    url: str, job_id: str, rows: int, messages: int, writer: int, ready: Any, queue: Any
+) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     database = Database(url)
@@ -112,7 +116,7 @@ def _write(url: str, job_id: str, rows: int, writer: int, ready: Any, queue: Any
     for start in range(writer * CHUNK, rows, WRITERS * CHUNK):
         if not parent.is_alive():
             break
-        made = list(make_rows(texts, start, min(start + CHUNK, rows)))
+        made = list(make_rows(texts, messages, start, min(start + CHUNK, rows)))
         entries = make_entries(job, made, sqlite=database.is_sqlite)
         labels = Counter(row.label for row in made if row.label)
         outcome = ChunkOutcome(made, [], labels, entries)
@@ -127,13 +131,13 @@ def _complete(connection: Connection, job_id: str, outcome: ChunkOutcome) -> Non
     count_labels_of(connection, job_id, outcome.labels)
 
 
-def make_rows(texts: list[str], start: int, end: int) -> Iterator[ResultRow]:
-    """Rows of a spam filter over messages: two of them joined, so that few are equal."""
+def make_rows(texts: list[str], messages: int, start: int, end: int) -> Iterator[ResultRow]:
+    """Rows of a spam filter over so many messages a row, joined: of two, few are equal."""
     draw = random.Random(start)
     pick, bits = draw.random, draw.getrandbits
     count, countries = len(texts), len(COUNTRIES)
     for index in range(start, end):
-        message = f"{texts[int(pick() * count)]} {texts[int(pick() * count)]}"
+        message = " ".join([texts[int(pick() * count)] for _ in range(messages)])
         rare = index % RARE == RARE - 1
         if rare:
             message += " zebra"
@@ -288,6 +292,7 @@ def _parse_options() -> argparse.Namespace:
     )
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
+    parser.add_argument("--messages", type=int, default=2, help="of 16 words each in a row's text")
     parser.add_argument("--full-text", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument(
         "--index-column",

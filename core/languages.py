@@ -11,10 +11,12 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-
-from iso639 import ALL_LANGUAGES, Language, LanguageNotFoundError
+from typing import TYPE_CHECKING
 
 from textmill.core.errors import InvalidJobError
+
+if TYPE_CHECKING:  # its table takes 0.4 s to import, needed only where a language is named
+    from iso639 import Language
 
 DECORATIONS = ">_<"  # of >>fra<< and __fr__
 
@@ -124,6 +126,8 @@ def _everyday_names() -> dict[str, Language]:
 
     Of languages with a code of two letters, which are the ones that people mean.
     """
+    from iso639 import ALL_LANGUAGES
+
     known = [language for language in ALL_LANGUAGES if language.part1]
     plain = {language: language.name.partition(" (")[0] for language in known}
     return {name.removeprefix("Modern ").lower(): one for one, name in plain.items()}
@@ -131,6 +135,8 @@ def _everyday_names() -> dict[str, Language]:
 
 @lru_cache(maxsize=4096)
 def _language(given: str) -> Language | None:
+    from iso639 import Language, LanguageNotFoundError
+
     try:
         return Language.match(given.strip(), strict_case=False)
     except LanguageNotFoundError:

@@ -18,6 +18,8 @@ from .servers import PostgresServer, ValkeyServer, processes_of, wait_until
 # Set before any test module imports a Hugging Face library, which reads it once.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
+# Tests start hundreds of commands: each would compile every module again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 for _name in [name for name in os.environ if name.startswith("TEXTMILL_")]:
     del os.environ[_name]  # a developer's own settings must not reach a test
 

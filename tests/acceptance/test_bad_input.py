@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from ..servers import free_port, wait_until
-from .conftest import FAKE, MODEL, Shell, assert_user_error
+from .conftest import FAKE, MODEL, Refusals, Shell, assert_user_error
 from .disks import DiskShell
 
 CSV = "id,body,lang\n1,first text here,en\n2,second text here,de\n"
@@ -46,12 +46,14 @@ CSV = "id,body,lang\n1,first text here,en\n2,second text here,de\n"
     ],
 )
 def test_a_bad_input_is_named_and_leaves_nothing(
-    shell: Shell, name: str, content: bytes, options: list[str], parts: list[str]
+    shell: Shell,
+    refusals: Refusals,
+    name: str,
+    content: bytes,
+    options: list[str],
+    parts: list[str],
 ) -> None:
-    done = shell.run("submit", shell.write(name, content), *FAKE, *options)
-    assert_user_error(done, *parts)
-    assert done.stdout == ""
-    shell.assert_nothing_written()
+    refusals.check([shell.write(name, content), *FAKE, *options], *parts)
 
 
 def test_a_missing_file_is_named(shell: Shell) -> None:
@@ -72,10 +74,11 @@ def test_a_missing_file_is_named(shell: Shell) -> None:
         (["--dtype", "int4"], ["'int4'", "fp32"]),
     ],
 )
-def test_a_wrong_option_is_named(shell: Shell, options: list[str], parts: list[str]) -> None:
+def test_a_wrong_option_is_named(
+    shell: Shell, refusals: Refusals, options: list[str], parts: list[str]
+) -> None:
     texts = shell.write("texts.txt", "a\n")
-    assert_user_error(shell.run("submit", texts, "--model", MODEL, *options), *parts)
-    shell.assert_nothing_written()
+    refusals.check([texts, "--model", MODEL, *options], *parts)
 
 
 def _broken_models(folder: Path) -> dict[str, tuple[Path, list[str]]]:
@@ -98,12 +101,11 @@ def _broken_models(folder: Path) -> dict[str, tuple[Path, list[str]]]:
 
 @pytest.mark.parametrize("kind", ["missing", "empty", "pickled", "encoder", "cut"])
 def test_a_wrong_model_folder_is_refused_before_anything_is_enqueued(
-    shell: Shell, kind: str
+    shell: Shell, refusals: Refusals, kind: str
 ) -> None:
     model, parts = _broken_models(shell.folder)[kind]
-    done = shell.run("submit", shell.write("texts.txt", "a\n"), "--model", model)
-    assert_user_error(done, str(model), *parts)
-    shell.assert_nothing_written()
+    texts = shell.write("texts.txt", "a\n")
+    refusals.check([texts, "--model", model], str(model), *parts)
 
 
 def test_a_hub_model_that_is_not_here_and_cannot_be_fetched(shell: Shell) -> None:

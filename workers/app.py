@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import gc
+import logging
 import os
 import signal
+import sys
 import time
 import warnings
-from typing import Any
+from typing import Any, NoReturn
 
 import structlog
 from celery import signals
@@ -83,8 +85,8 @@ def _end_alone(drain_seconds: float) -> None:
     os._exit(REPLACE_EXIT_CODE)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Entry of a child of the supervisor: ``python -P -m textmill.workers.app``."""
+def main(arguments: list[str] | None = None) -> int:
+    """A child of the supervisor, ``python -P -m textmill.workers.app``, and its exit code."""
     parser = argparse.ArgumentParser(prog="textmill worker process")
     parser.add_argument("--id", required=True)
     parser.add_argument("--device", required=True)
@@ -106,12 +108,13 @@ def main(arguments: list[str] | None = None) -> None:
         run_worker(settings, WorkerOptions(given.id, given.device, queues, given.slots))
     except TextmillError as error:
         log.error("worker not started", reason=str(error))
-        raise SystemExit(error.exit_code) from None
+        return error.exit_code
     except SystemExit as ended:
-        raise SystemExit(_own_exit_code(ended.code)) from None
+        return _own_exit_code(ended.code)
     except Exception:
         log.exception("worker ended")
-        raise SystemExit(REPLACE_EXIT_CODE) from None
+        return REPLACE_EXIT_CODE
+    return 0
 
 
 def _own_exit_code(code: object) -> int:
@@ -124,5 +127,13 @@ def _own_exit_code(code: object) -> int:
     return InvalidJobError.exit_code if code == InvalidJobError.exit_code else REPLACE_EXIT_CODE
 
 
+def _end(code: int) -> NoReturn:
+    """End at once: what was held is given back, and Python takes seconds to take torch apart."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    main()
+    _end(main())

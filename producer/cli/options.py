@@ -164,3 +164,8 @@ Queues = Annotated[
     str, typer.Option(help="Queues to serve, by comma; 'default' is always served too.")
 ]
 Devices = Annotated[str, typer.Option(help="auto, or a list such as cuda:0,cuda:1 or cpu.")]
+
+
+def option_name(option: str) -> str:
+    """``top_k`` as a person types it."""
+    return f"--{option.replace('_', '-')}"

@@ -15,6 +15,7 @@ from typing import Any
 from textmill.core.errors import InvalidJobError
 from textmill.core.params import TaskParams, kinds_of
 from textmill.core.tasks import get_task, nearest, options_of, take_own_columns, whose
+from textmill.producer.cli.options import option_name
 from textmill.producer.terminal import shorten
 
 COLUMN = "-column"
@@ -152,11 +153,6 @@ def _value(word: str, waiting: Iterable[str], model: type[TaskParams]) -> str:
 
 def _python_name(name: str) -> str:
     return name.replace("-", "_")
-
-
-def option_name(option: str) -> str:
-    """``top_k`` as a person types it."""
-    return f"--{option.replace('_', '-')}"
 
 
 def _unknown(

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import typer
 
 from textmill.producer.cli import options as o
-from textmill.producer.cli.task_options import option_name
 from textmill.producer.terminal import emit_json, table, tell
 
 Name = Annotated[str | None, typer.Argument(metavar="TASK", show_default=False)]
@@ -52,7 +51,9 @@ def _own_columns(task: Any) -> list[str]:
     from textmill.core.tasks import options_of
 
     return [
-        f"{option_name(name)}-column" for name in options_of(task.params) if name in task.params.OWN
+        f"{o.option_name(name)}-column"
+        for name in options_of(task.params)
+        if name in task.params.OWN
     ]
 
 
@@ -61,7 +62,7 @@ def _options(task: Any) -> list[dict[str, str]]:
 
     return [
         {
-            "option": option_name(option),
+            "option": o.option_name(option),
             "default": "" if field.default in (None, ()) else str(field.default),
             "meaning": field.description or "",
         }

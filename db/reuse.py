@@ -1,8 +1,9 @@
 """Earlier results that answer records again: their keys, and how older jobs get theirs.
 
 A job with ``--reuse`` writes the keys of what it computes. Results of other jobs get theirs when a
-job that could use them is submitted, so that nobody else pays for the index. A key whose result is
-gone (purged, run again) finds nothing, and is overwritten by the next record that has it.
+job that could use them is submitted, so that nobody else pays for the index. A key goes with the
+result that it stands for: with ``retry --all``, where the row comes again and may be of another
+model, with a purge, and with a redaction of the row.
 """
 
 from __future__ import annotations
@@ -61,9 +62,9 @@ def keep_answers(connection: Connection, job_id: str, answers: Mapping[bytes, in
     )
 
 
-def forget_answers(connection: Connection, job_id: str, *conditions: Any) -> None:
-    """Delete the keys of results of the job, all of them or those that fulfil the conditions."""
-    connection.execute(delete(reuse_keys).where(reuse_keys.c.job_id == job_id, *conditions))
+def forget_answers(connection: Connection, job_id: str) -> None:
+    """Delete the keys of all results of the job."""
+    connection.execute(delete(reuse_keys).where(reuse_keys.c.job_id == job_id))
 
 
 def make_reusable(

@@ -5,18 +5,31 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import update
 
 from textmill.core.jobs import Record
 from textmill.db import reuse
-from textmill.db.jobs import get_job
+from textmill.db.chunks import Claim, LeaseLostError, complete_chunk
+from textmill.db.jobs import fail_job, get_job, pin_model
 from textmill.db.models import jobs, reuse_keys
+from textmill.db.rerun import rerun_job
 from textmill.db.results import ResultRow, to_json
+from textmill.db.retry import retry_job
 from textmill.db.reuse import find_answers, job_scope, keep_answers, make_reusable
 from textmill.db.session import Database
 
 from .. import builders
-from ..builders import spec
+from ..builders import (
+    claim,
+    claim_all,
+    count,
+    dispatch,
+    indexed,
+    job_of,
+    make_job,
+    outcome,
+    spec,
+)
 from ..filled import filled_job
 
 # Fixtures; imported by name, they would be redefined by every test's parameter.
@@ -43,18 +56,19 @@ def wanted(**fields: Any) -> Any:
     return spec(model_version="commit-1", reuse=True, **fields)
 
 
-def answers(database: Database, job_id: str, texts: list[str]) -> dict[str, Any]:
+def answers(
+    database: Database, job_id: str, texts: list[str], version: str = "commit-1"
+) -> dict[str, Any]:
     """What is found for a record of each text, as a worker of a job like this one asks."""
     with database.read() as connection:
-        scope = job_scope(get_job(connection, job_id), "commit-1", None)
+        scope = job_scope(get_job(connection, job_id), version, None)
         keys = {scope.key(Record(99, "new", {"text": text})): text for text in texts}
         found = find_answers(connection, list(keys))
     return {keys[key]: row for key, row in found.items()}
 
 
 def count_keys(database: Database) -> int:
-    with database.read() as connection:
-        return connection.scalar(select(func.count()).select_from(reuse_keys)) or 0
+    return count(database, reuse_keys)
 
 
 def test_results_of_an_earlier_job_answer_once_they_have_their_keys(
@@ -115,3 +129,73 @@ def test_a_key_that_two_jobs_have_answers_from_the_one_that_wrote_it_last(
         )
     database.transact(keep_answers, first, {key: 2})
     assert answers(database, first, ["text 2"])["text 2"].job_id == first
+
+
+# -- runs of one job after another ----------------------------------------------------------------
+
+
+def complete(
+    database: Database, claimed: Claim, version: str, label: str, errors: tuple[int, ...] = ()
+) -> None:
+    """As a worker does that has this version of the model, with the keys of what it computed."""
+    pinned = database.transact(pin_model, claimed.job.id, version)
+    scope = job_scope(claimed.job, pinned, None)
+    done = indexed(database, claimed, outcome(claimed, errors, label))
+    done.answers = {scope.key(one): one.index for one in claimed.records if one.index not in errors}
+    database.transact(complete_chunk, claimed, done, window=9)
+
+
+def run(database: Database, job_id: str, *how: Any) -> None:
+    for claimed in claim_all(database, job_id):
+        complete(database, claimed, *how)
+
+
+def label_of(database: Database, job_id: str, text: str, version: str) -> str | None:
+    found = answers(database, job_id, [text], version).get(text)
+    return None if found is None else found.label
+
+
+def test_after_retry_all_no_result_answers_for_the_model_of_before(database: Database) -> None:
+    job_id = make_job(database, (2,), reuse=True)
+    run(database, job_id, "v1", "ham")
+    assert label_of(database, job_id, "text 1", "v1") == "ham"
+    database.transact(rerun_job, job_id)
+    assert count_keys(database) == 0
+    run(database, job_id, "v2", "spam")
+    assert job_of(database, job_id).model_version == "v2"
+    assert label_of(database, job_id, "text 1", "v1") is None
+    assert label_of(database, job_id, "text 1", "v2") == "spam"
+
+
+def test_retry_all_leaves_the_keys_of_other_jobs(database: Database) -> None:
+    """Of two jobs with a text the one that wrote its key last has it."""
+    first, second = (make_job(database, (2,), reuse=True) for _ in range(2))
+    run(database, first, "v1", "ham")
+    run(database, second, "v1", "spam")
+    database.transact(rerun_job, first)
+    assert label_of(database, first, "text 1", "v1") == "spam"
+
+
+def test_keys_stay_after_a_retry_of_errors_which_goes_on_with_the_model(
+    database: Database,
+) -> None:
+    job_id = make_job(database, (2,), reuse=True)
+    run(database, job_id, "v1", "ham", (1,))
+    database.transact(retry_job, job_id)
+    run(database, job_id, "v2", "spam")
+    assert job_of(database, job_id).model_version == "v1"
+    assert label_of(database, job_id, "text 0", "v1") == "ham"
+    assert label_of(database, job_id, "text 1", "v1") == "spam"
+
+
+def test_a_chunk_that_ran_as_all_began_anew_writes_no_key(database: Database) -> None:
+    job_id = make_job(database, (2, 1), reuse=True)
+    old = claim(database, dispatch(database, job_id, 1)[0])
+    assert old is not None
+    database.transact(fail_job, job_id, "no model")
+    database.transact(rerun_job, job_id)
+    run(database, job_id, "v2", "spam")
+    with pytest.raises(LeaseLostError):
+        complete(database, old, "v1", "ham")
+    assert label_of(database, job_id, "text 0", "v1") is None
+    assert label_of(database, job_id, "text 0", "v2") == "spam"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, delete, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, delete, select, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
@@ -23,9 +23,10 @@ from textmill.core.tasks import get_task, read_own_params, validate_params
 from textmill.db.clock import now
 from textmill.db.loading import absolute_model
 from textmill.db.models import jobs, results, reuse_keys
+from textmill.db.pace import Pace
 from textmill.db.session import Database
 
-PAGE_ROWS = 1000
+FIRST_ROWS, MOST_ROWS = 50, 1000  # of one transaction
 ANSWERS = [
     results.c[name]
     for name in ("label", "score", "output", "vector", "detail", "input_tokens", "output_tokens")
@@ -84,8 +85,6 @@ def make_reusable(
         for page in _pages(database, job, secret):
             looked_at += page
             progress(looked_at)
-        with database.write() as connection:
-            connection.execute(update(jobs).where(jobs.c.id == job.id).values(reusable_at=now()))
     return looked_at
 
 
@@ -96,18 +95,22 @@ def _candidates(database: Database, spec: JobSpec) -> list[Row[Any]]:
     query = select(jobs).where(
         jobs.c.task == spec.task,
         jobs.c.dtype == spec.dtype,
-        jobs.c.status.in_([status.value for status in ENDED - {JobStatus.CANCELLED}]),
         jobs.c.model_version.is_not(None),
         jobs.c.store_text == StoreText.FULL.value,
-        jobs.c.purged_at.is_(None),
-        jobs.c.reusable_at.is_(None),
         jobs.c.reuse.is_(False),
         *same_model,
+        *_keys_wanted(),
     )
     wanted = without_own_columns(spec.params)
     with database.read() as connection:
         found = connection.execute(query.order_by(jobs.c.id)).all()
     return [job for job in found if without_own_columns(job.params) == wanted and _rebuildable(job)]
+
+
+def _keys_wanted() -> tuple[ColumnElement[bool], ...]:
+    """A job that is over, still has its texts, and has not been through this."""
+    ended = [status.value for status in ENDED - {JobStatus.CANCELLED}]
+    return jobs.c.status.in_(ended), jobs.c.purged_at.is_(None), jobs.c.reusable_at.is_(None)
 
 
 def _rebuildable(job: Row[Any]) -> bool:
@@ -117,32 +120,63 @@ def _rebuildable(job: Row[Any]) -> bool:
 
 def _pages(database: Database, job: Row[Any], secret: bytes | None) -> Iterator[int]:
     """Page by page, how many results got their keys."""
+    key_of = _key_maker(job, secret)
+    pace = Pace(FIRST_ROWS, MOST_ROWS)
+    last = -1
+    while rows := database.transact(_give_keys, job, key_of, last, pace):
+        yield len(rows)
+        last = rows[-1].record_index
+
+
+def _key_maker(job: Row[Any], secret: bytes | None) -> Callable[[Row[Any]], bytes]:
+    """How the key of a row of the job is made."""
     task = get_task(job.task)
     params = validate_params(task, job.params)
     scope = job_scope(job, job.model_version, secret)
     own = partial(read_own_params, task, params) if params.own_columns else lambda extra: None
+    field = params.text_field()
+
+    def key_of(row: Row[Any]) -> bytes:
+        inputs = {field: row.text}
+        return scope.key(Record(row.record_index, row.record_id, inputs, own(row.extra or {})))
+
+    return key_of
+
+
+def _give_keys(
+    connection: Connection,
+    job: Row[Any],
+    key_of: Callable[[Row[Any]], bytes],
+    last: int,
+    pace: Pace,
+) -> Sequence[Row[Any]]:
+    """Write the keys of the next rows and return these; none if all have theirs, or may not.
+
+    The rows are read under the job's lock too: a purge, a redaction or a new run that came between
+    the reading and the writing would leave the key of what it had removed.
+    """
+    if not _hold_unchanged(connection, job):
+        return []
     row = results.c
-    query = (
+    page = (
         select(row.record_index, row.record_id, row.text, row.extra)
         .where(row.job_id == job.id, row.error_code.is_(None), row.text.is_not(None))
         .order_by(row.record_index)
-        .limit(PAGE_ROWS)
     )
-    last = -1
-    while True:
-        with database.read() as connection:
-            rows = connection.execute(query.where(row.record_index > last)).all()
-        if not rows:
-            return
-        answers = {
-            scope.key(
-                Record(index, record_id, {params.text_field(): text}, own(extra or {}))
-            ): index
-            for index, record_id, text, extra in rows
-        }
-        database.transact(keep_answers, job.id, answers)
-        yield len(rows)
-        last = rows[-1].record_index
+    with pace.piece(pace.size):
+        rows = connection.execute(page.where(row.record_index > last).limit(pace.size)).all()
+        keep_answers(connection, job.id, {key_of(one): one.record_index for one in rows})
+    if not rows:
+        connection.execute(update(jobs).where(jobs.c.id == job.id).values(reusable_at=now()))
+    return rows
+
+
+def _hold_unchanged(connection: Connection, job: Row[Any]) -> bool:
+    """Lock the job; False if it was purged, runs again or has meanwhile, or has all its keys."""
+    connection.execute(select(jobs.c.id).where(jobs.c.id == job.id).with_for_update())
+    same_run = jobs.c.finished_at.is_not_distinct_from(job.finished_at)
+    unchanged = select(jobs.c.id).where(jobs.c.id == job.id, same_run, *_keys_wanted())
+    return connection.scalar(unchanged) is not None
 
 
 def job_scope(job: Row[Any], version: str | None, secret: bytes | None) -> ReuseScope:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from sqlalchemy import update
 
 from textmill.core.jobs import Record
+from textmill.core.masking import Masker
+from textmill.core.reuse import ReuseScope
 from textmill.db import reuse
 from textmill.db.chunks import Claim, LeaseLostError, complete_chunk
 from textmill.db.jobs import fail_job, get_job, pin_model
 from textmill.db.models import jobs, reuse_keys
+from textmill.db.purge import purge_job
+from textmill.db.record_purge import find_records, purge_records
+from textmill.db.redaction import redact_job
 from textmill.db.rerun import rerun_job
 from textmill.db.results import ResultRow, to_json
 from textmill.db.retry import retry_job
@@ -28,6 +35,7 @@ from ..builders import (
     job_of,
     make_job,
     outcome,
+    put,
     spec,
 )
 from ..filled import filled_job
@@ -37,6 +45,7 @@ tables_url = builders.tables_url
 postgresql = builders.postgresql
 database = builders.database
 
+HEAD_START_SECONDS = 0.5  # enough for a change that nothing holds up
 ROWS = [
     ResultRow(n, f"r{n}", f"text {n % 5}", label="ab"[n % 2], score=n / 8, detail=to_json({"n": n}))
     for n in range(7)  # texts 0 and 1 twice
@@ -71,15 +80,21 @@ def count_keys(database: Database) -> int:
     return count(database, reuse_keys)
 
 
+def by_threes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows get their keys three at a time, or fewer where that takes long."""
+    monkeypatch.setattr(reuse, "FIRST_ROWS", 3)
+    monkeypatch.setattr(reuse, "MOST_ROWS", 3)
+
+
 def test_results_of_an_earlier_job_answer_once_they_have_their_keys(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reuse, "PAGE_ROWS", 3)
+    by_threes(monkeypatch)
     job_id = earlier(database)
     assert answers(database, job_id, ["text 0"]) == {}
     told: list[int] = []
     assert make_reusable(database, wanted(), secret=None, progress=told.append) == 7
-    assert told == [3, 6, 7]
+    assert (told[0], told[-1]) == (3, 7)
     assert count_keys(database) == 5, "one for each text; an error answers nothing"
     found = answers(database, job_id, ["text 0", "text 3", "text 9", ""])
     assert set(found) == {"text 0", "text 3"}
@@ -199,3 +214,83 @@ def test_a_chunk_that_ran_as_all_began_anew_writes_no_key(database: Database) ->
         complete(database, old, "v1", "ham")
     assert label_of(database, job_id, "text 0", "v1") is None
     assert label_of(database, job_id, "text 0", "v2") == "spam"
+
+
+# -- what is changed while keys are made ----------------------------------------------------------
+
+
+def purge_all(database: Database, job_id: str) -> None:
+    purge_job(database, job_id, {})
+
+
+def purge_one(database: Database, job_id: str) -> None:
+    for found in find_records(database, {"r0"}, job_id):
+        purge_records(database, found, {"r0"}, {})
+
+
+def mask(database: Database, job_id: str) -> None:
+    redact_job(database, job_id, Masker(), {})
+
+
+def run_anew(database: Database, job_id: str) -> None:
+    """As a job does that keeps no keys by itself."""
+    database.transact(rerun_job, job_id)
+    database.transact(pin_model, job_id, "commit-2")
+    for claimed in claim_all(database, job_id):
+        builders.complete(database, claimed, label="spam")
+
+
+CHANGES = [purge_all, purge_one, mask, run_anew]
+
+
+def earlier_mails(database: Database) -> str:
+    """A job that ended with texts of which the first and last hold an address."""
+    texts = ["mail bob@example.com now", "nothing", "to ann@example.com"]
+    rows = [ResultRow(n, f"r{n}", text, label="ham") for n, text in enumerate(texts)]
+    job_id: str = filled_job(database, rows).id
+    values = {"model_version": "commit-1", "finished_at": 1.0}
+    put(database, jobs, jobs.c.id == job_id, **values)
+    return job_id
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_no_key_is_left_of_what_is_removed_as_its_key_is_made(
+    database: Database,
+    change: Callable[[Database, str], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job_id = earlier_mails(database)
+    key, changing = ReuseScope.key, threading.Thread(target=change, args=(database, job_id))
+
+    def key_as_it_changes(scope: ReuseScope, record: Record) -> bytes:
+        if changing.ident is None:
+            changing.start()
+            changing.join(HEAD_START_SECONDS)
+        return key(scope, record)
+
+    monkeypatch.setattr(ReuseScope, "key", key_as_it_changes)
+    make_reusable(database, wanted(), secret=None)
+    changing.join()
+    monkeypatch.undo()
+    assert label_of(database, job_id, "mail bob@example.com now", "commit-1") is None
+    assert count(database, reuse_keys, reuse_keys.c.record_index == 0) == 0
+
+
+@pytest.mark.parametrize("change", [purge_all, purge_one, run_anew])
+def test_no_key_is_made_of_what_was_changed_between_two_pages(
+    database: Database,
+    change: Callable[[Database, str], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    by_threes(monkeypatch)
+    monkeypatch.setattr(reuse, "FIRST_ROWS", 1)
+    job_id = earlier_mails(database)
+    changes = iter([change])
+
+    def progress(_: int) -> None:
+        for one in changes:
+            one(database, job_id)
+
+    make_reusable(database, wanted(), secret=None, progress=progress)
+    assert count(database, reuse_keys, reuse_keys.c.record_index == 0) == 0
+    assert label_of(database, job_id, "to ann@example.com", "commit-1") in (None, "ham")

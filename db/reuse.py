@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, delete, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
@@ -22,7 +22,7 @@ from textmill.core.stored_texts import StoreText
 from textmill.core.tasks import get_task, read_own_params, validate_params
 from textmill.db.clock import now
 from textmill.db.loading import absolute_model
-from textmill.db.models import jobs, results, reuse_keys
+from textmill.db.models import audits, jobs, results, reuse_keys
 from textmill.db.pace import Pace
 from textmill.db.session import Database
 
@@ -108,9 +108,28 @@ def _candidates(database: Database, spec: JobSpec) -> list[Row[Any]]:
 
 
 def _keys_wanted() -> tuple[ColumnElement[bool], ...]:
-    """A job that is over, still has its texts, and has not been through this."""
+    """A job that is over, still has its texts as they were, and has not been through this."""
     ended = [status.value for status in ENDED - {JobStatus.CANCELLED}]
-    return jobs.c.status.in_(ended), jobs.c.purged_at.is_(None), jobs.c.reusable_at.is_(None)
+    return (
+        jobs.c.status.in_(ended),
+        jobs.c.purged_at.is_(None),
+        jobs.c.reusable_at.is_(None),
+        ~_is_masked(),
+    )
+
+
+def _is_masked() -> ColumnElement[bool]:
+    """Whether a redaction may have masked anything of the job since its records ran.
+
+    Such a row has a label that was computed of another text; which rows they are nobody knows any
+    more. ``retry --all`` computes all of them from the texts as they are now, and starts the job
+    anew. A redaction that came to its end and found nothing is passed over.
+    """
+    since_it_ran = audits.c.at >= func.coalesce(jobs.c.started_at, 0)
+    found = func.coalesce(audits.c.detail["masked"].as_string(), "")
+    changed = or_(audits.c.finished_at.is_(None), found != "{}")
+    own = (audits.c.action == "redact", audits.c.job_id == jobs.c.id)
+    return select(audits.c.id).where(*own, since_it_ran, changed).correlate(jobs).exists()
 
 
 def _rebuildable(job: Row[Any]) -> bool:
@@ -172,7 +191,7 @@ def _give_keys(
 
 
 def _hold_unchanged(connection: Connection, job: Row[Any]) -> bool:
-    """Lock the job; False if it was purged, runs again or has meanwhile, or has all its keys."""
+    """Lock the job; False if it was purged, masked, runs again or has, or has all its keys."""
     connection.execute(select(jobs.c.id).where(jobs.c.id == job.id).with_for_update())
     same_run = jobs.c.finished_at.is_not_distinct_from(job.finished_at)
     unchanged = select(jobs.c.id).where(jobs.c.id == job.id, same_run, *_keys_wanted())

@@ -12,7 +12,7 @@ from sqlalchemy import update
 from textmill.core.jobs import Record
 from textmill.core.masking import Masker
 from textmill.core.reuse import ReuseScope
-from textmill.db import reuse
+from textmill.db import redaction, reuse
 from textmill.db.chunks import Claim, LeaseLostError, complete_chunk
 from textmill.db.jobs import fail_job, get_job, pin_model
 from textmill.db.models import jobs, reuse_keys
@@ -276,7 +276,7 @@ def test_no_key_is_left_of_what_is_removed_as_its_key_is_made(
     assert count(database, reuse_keys, reuse_keys.c.record_index == 0) == 0
 
 
-@pytest.mark.parametrize("change", [purge_all, purge_one, run_anew])
+@pytest.mark.parametrize("change", CHANGES)
 def test_no_key_is_made_of_what_was_changed_between_two_pages(
     database: Database,
     change: Callable[[Database, str], None],
@@ -294,3 +294,67 @@ def test_no_key_is_made_of_what_was_changed_between_two_pages(
     make_reusable(database, wanted(), secret=None, progress=progress)
     assert count(database, reuse_keys, reuse_keys.c.record_index == 0) == 0
     assert label_of(database, job_id, "to ann@example.com", "commit-1") in (None, "ham")
+    assert label_of(database, job_id, "to [EMAIL]", "commit-1") is None
+
+
+# -- masked texts ---------------------------------------------------------------------------------
+
+
+def test_a_masked_text_is_not_answered_with_the_label_of_the_text_that_it_was(
+    database: Database,
+) -> None:
+    job_id = earlier_mails(database)
+    redact_job(database, job_id, Masker(), {})
+    assert make_reusable(database, wanted(), secret=None) == 0
+    assert label_of(database, job_id, "mail [EMAIL] now", "commit-1") is None
+
+
+def test_neither_is_it_after_a_retry_of_errors(database: Database) -> None:
+    job_id = earlier_mails(database)
+    assert make_reusable(database, wanted(), secret=None) == 3
+    redact_job(database, job_id, Masker(), {})
+    assert count_keys(database) == 1, "that of the text in which nothing was found"
+    put(database, jobs, jobs.c.id == job_id, reusable_at=None)  # as a retry does
+    assert make_reusable(database, wanted(), secret=None) == 0
+    assert label_of(database, job_id, "nothing", "commit-1") == "ham"
+    assert label_of(database, job_id, "mail [EMAIL] now", "commit-1") is None
+
+
+def test_a_redaction_that_was_cut_off_counts(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    job_id = earlier_mails(database)
+    monkeypatch.setattr(redaction, "finish_audit", killed)
+    with pytest.raises(KeyboardInterrupt):
+        redact_job(database, job_id, Masker(), {})
+    assert make_reusable(database, wanted(), secret=None) == 0
+
+
+def test_a_redaction_that_found_nothing_takes_no_answers(database: Database) -> None:
+    job_id = earlier(database)
+    redact_job(database, job_id, Masker(), {})
+    assert make_reusable(database, wanted(), secret=None) == 7
+
+
+def test_a_masked_text_is_answered_once_it_has_run_itself(database: Database) -> None:
+    job_id = earlier_mails(database)
+    redact_job(database, job_id, Masker(), {})
+    database.transact(rerun_job, job_id)
+    database.transact(pin_model, job_id, "commit-1")
+    for claimed in claim_all(database, job_id):
+        builders.complete(database, claimed, label="spam")
+    assert make_reusable(database, wanted(), secret=None) == 3
+    assert label_of(database, job_id, "mail [EMAIL] now", "commit-1") == "spam"
+
+
+def test_keys_made_of_an_option_go_when_it_is_masked(database: Database) -> None:
+    """The question that is one for all records is in the key of each of them."""
+    job_id = earlier_mails(database)
+    database.transact(keep_answers, job_id, {b"of the question": 1})
+    question = {"question": "who is bob@example.com?"}
+    put(database, jobs, jobs.c.id == job_id, task="question-answering", params=question)
+    redact_job(database, job_id, Masker(), {})
+    assert count_keys(database) == 0

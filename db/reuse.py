@@ -177,8 +177,9 @@ def _give_keys(
     if not _hold_unchanged(connection, job):
         return []
     row = results.c
+    columns: list[Any] = [row.record_index, row.record_id, row.text, row.extra]
     page = (
-        select(row.record_index, row.record_id, row.text, row.extra)
+        select(*columns)
         .where(row.job_id == job.id, row.error_code.is_(None), row.text.is_not(None))
         .order_by(row.record_index)
     )

@@ -111,10 +111,19 @@ def create_job(
 
 
 def _next_number(connection: Connection) -> Any:
-    """SQLite has one writer at a time; PostgreSQL counts beside the transactions."""
-    if connection.dialect.name == "sqlite":
-        return select(func.coalesce(func.max(jobs.c.number), 0) + 1).scalar_subquery()
-    return func.nextval("job_numbers")
+    """One that no job ever had: words of a job that was removed by SQL may lie under its number.
+
+    PostgreSQL counts beside the transactions. SQLite, which has one writer at a time, keeps the
+    last number in its file's header, where it outlives the job that had it:
+    https://www.sqlite.org/pragma.html#pragma_user_version
+    """
+    if connection.dialect.name != "sqlite":
+        return func.nextval("job_numbers")
+    noted = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+    largest = connection.scalar(select(func.max(jobs.c.number)))  # of a file of before, or a dump
+    number = max(noted, largest or 0) + 1
+    connection.exec_driver_sql(f"PRAGMA user_version = {number}")
+    return number
 
 
 def is_key_conflict(error: IntegrityError) -> bool:

@@ -28,6 +28,7 @@ from textmill.db.pace import Pace
 from textmill.db.payloads import decode_payload, encode_payload
 from textmill.db.purge import erase_deleted
 from textmill.db.results import driver_errors
+from textmill.db.reuse import forget_answers
 from textmill.db.session import Database
 
 PAGE_ROWS = 1000  # of one read
@@ -251,6 +252,8 @@ class _Work:
         lock_ended(connection, self._job)
         values = {"params": params, "error": error}
         connection.execute(update(jobs).where(jobs.c.id == self._job.id).values(**values))
+        if params != self._job.params:  # the keys of all records are of what was masked too
+            forget_answers(connection, self._job.id)
 
 
 def _update_row(job_id: str) -> Any:

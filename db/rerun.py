@@ -23,6 +23,7 @@ from textmill.db.models import chunks, jobs, label_counts, payloads, results
 from textmill.db.payloads import decode_payload, encode_record
 from textmill.db.purge import PURGED, PURGED_ID
 from textmill.db.results import delete_results
+from textmill.db.reuse import forget_answers
 
 RERUNNABLE = (
     JobStatus.COMPLETED.value,
@@ -101,7 +102,8 @@ def _queue_anew(connection: Connection, job: Row[Any]) -> None:
     """Guarded, so that of two retries one wins. All figures are of the rows there will be.
 
     Device seconds too: left as they are, tokens per second would be of two runs' time. And the
-    model is what its name means now: as all rows go, none of another version is left beside them.
+    model is what its name means now: as all rows go, none of another version is left beside them,
+    and no key by which a row of the new version would answer for the old one.
     """
     changed = connection.execute(
         update(jobs)
@@ -126,6 +128,7 @@ def _queue_anew(connection: Connection, job: Row[Any]) -> None:
         check_not_purged(found)
         raise _not_ended(found)
     connection.execute(delete(label_counts).where(label_counts.c.job_id == job.id))
+    forget_answers(connection, job.id)
 
 
 def _check_inputs(connection: Connection, job: Row[Any]) -> None:

@@ -1,8 +1,9 @@
 """Earlier results that answer records again: their keys, and how older jobs get theirs.
 
 A job with ``--reuse`` writes the keys of what it computes. Results of other jobs get theirs when a
-job that could use them is submitted, so that nobody else pays for the index. A key whose result is
-gone (purged, run again) finds nothing, and is overwritten by the next record that has it.
+job that could use them is submitted, so that nobody else pays for the index. A key goes with the
+result that it stands for: with ``retry --all``, where the row comes again and may be of another
+model, with a purge, and with a redaction of the row.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, delete, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
@@ -21,10 +22,11 @@ from textmill.core.stored_texts import StoreText
 from textmill.core.tasks import get_task, read_own_params, validate_params
 from textmill.db.clock import now
 from textmill.db.loading import absolute_model
-from textmill.db.models import jobs, results, reuse_keys
+from textmill.db.models import audits, jobs, results, reuse_keys
+from textmill.db.pace import Pace
 from textmill.db.session import Database
 
-PAGE_ROWS = 1000
+FIRST_ROWS, MOST_ROWS = 50, 1000  # of one transaction
 ANSWERS = [
     results.c[name]
     for name in ("label", "score", "output", "vector", "detail", "input_tokens", "output_tokens")
@@ -61,9 +63,9 @@ def keep_answers(connection: Connection, job_id: str, answers: Mapping[bytes, in
     )
 
 
-def forget_answers(connection: Connection, job_id: str, *conditions: Any) -> None:
-    """Delete the keys of results of the job, all of them or those that fulfil the conditions."""
-    connection.execute(delete(reuse_keys).where(reuse_keys.c.job_id == job_id, *conditions))
+def forget_answers(connection: Connection, job_id: str) -> None:
+    """Delete the keys of all results of the job."""
+    connection.execute(delete(reuse_keys).where(reuse_keys.c.job_id == job_id))
 
 
 def make_reusable(
@@ -83,8 +85,6 @@ def make_reusable(
         for page in _pages(database, job, secret):
             looked_at += page
             progress(looked_at)
-        with database.write() as connection:
-            connection.execute(update(jobs).where(jobs.c.id == job.id).values(reusable_at=now()))
     return looked_at
 
 
@@ -95,18 +95,41 @@ def _candidates(database: Database, spec: JobSpec) -> list[Row[Any]]:
     query = select(jobs).where(
         jobs.c.task == spec.task,
         jobs.c.dtype == spec.dtype,
-        jobs.c.status.in_([status.value for status in ENDED - {JobStatus.CANCELLED}]),
         jobs.c.model_version.is_not(None),
         jobs.c.store_text == StoreText.FULL.value,
-        jobs.c.purged_at.is_(None),
-        jobs.c.reusable_at.is_(None),
         jobs.c.reuse.is_(False),
         *same_model,
+        *_keys_wanted(),
     )
     wanted = without_own_columns(spec.params)
     with database.read() as connection:
         found = connection.execute(query.order_by(jobs.c.id)).all()
     return [job for job in found if without_own_columns(job.params) == wanted and _rebuildable(job)]
+
+
+def _keys_wanted() -> tuple[ColumnElement[bool], ...]:
+    """A job that is over, still has its texts as they were, and has not been through this."""
+    ended = [status.value for status in ENDED - {JobStatus.CANCELLED}]
+    return (
+        jobs.c.status.in_(ended),
+        jobs.c.purged_at.is_(None),
+        jobs.c.reusable_at.is_(None),
+        ~_is_masked(),
+    )
+
+
+def _is_masked() -> ColumnElement[bool]:
+    """Whether a redaction may have masked anything of the job since its records ran.
+
+    Such a row has a label that was computed of another text; which rows they are nobody knows any
+    more. ``retry --all`` computes all of them from the texts as they are now, and starts the job
+    anew. A redaction that came to its end and found nothing is passed over.
+    """
+    since_it_ran = audits.c.at >= func.coalesce(jobs.c.started_at, 0)
+    found = func.coalesce(audits.c.detail["masked"].as_string(), "")
+    changed = or_(audits.c.finished_at.is_(None), found != "{}")
+    own = (audits.c.action == "redact", audits.c.job_id == jobs.c.id)
+    return select(audits.c.id).where(*own, since_it_ran, changed).correlate(jobs).exists()
 
 
 def _rebuildable(job: Row[Any]) -> bool:
@@ -116,32 +139,64 @@ def _rebuildable(job: Row[Any]) -> bool:
 
 def _pages(database: Database, job: Row[Any], secret: bytes | None) -> Iterator[int]:
     """Page by page, how many results got their keys."""
+    key_of = _key_maker(job, secret)
+    pace = Pace(FIRST_ROWS, MOST_ROWS)
+    last = -1
+    while rows := database.transact(_give_keys, job, key_of, last, pace):
+        yield len(rows)
+        last = rows[-1].record_index
+
+
+def _key_maker(job: Row[Any], secret: bytes | None) -> Callable[[Row[Any]], bytes]:
+    """How the key of a row of the job is made."""
     task = get_task(job.task)
     params = validate_params(task, job.params)
     scope = job_scope(job, job.model_version, secret)
     own = partial(read_own_params, task, params) if params.own_columns else lambda extra: None
+    field = params.text_field()
+
+    def key_of(row: Row[Any]) -> bytes:
+        inputs = {field: row.text}
+        return scope.key(Record(row.record_index, row.record_id, inputs, own(row.extra or {})))
+
+    return key_of
+
+
+def _give_keys(
+    connection: Connection,
+    job: Row[Any],
+    key_of: Callable[[Row[Any]], bytes],
+    last: int,
+    pace: Pace,
+) -> Sequence[Row[Any]]:
+    """Write the keys of the next rows and return these; none if all have theirs, or may not.
+
+    The rows are read under the job's lock too: a purge, a redaction or a new run that came between
+    the reading and the writing would leave the key of what it had removed.
+    """
+    if not _hold_unchanged(connection, job):
+        return []
     row = results.c
-    query = (
-        select(row.record_index, row.record_id, row.text, row.extra)
+    columns: list[Any] = [row.record_index, row.record_id, row.text, row.extra]
+    page = (
+        select(*columns)
         .where(row.job_id == job.id, row.error_code.is_(None), row.text.is_not(None))
         .order_by(row.record_index)
-        .limit(PAGE_ROWS)
     )
-    last = -1
-    while True:
-        with database.read() as connection:
-            rows = connection.execute(query.where(row.record_index > last)).all()
-        if not rows:
-            return
-        answers = {
-            scope.key(
-                Record(index, record_id, {params.text_field(): text}, own(extra or {}))
-            ): index
-            for index, record_id, text, extra in rows
-        }
-        database.transact(keep_answers, job.id, answers)
-        yield len(rows)
-        last = rows[-1].record_index
+    with pace.piece(pace.size):
+        rows = connection.execute(page.where(row.record_index > last).limit(pace.size)).all()
+        keep_answers(connection, job.id, {key_of(one): one.record_index for one in rows})
+    if not rows:
+        connection.execute(update(jobs).where(jobs.c.id == job.id).values(reusable_at=now()))
+    return rows
+
+
+def _hold_unchanged(connection: Connection, job: Row[Any]) -> bool:
+    """Lock the job; False if it was purged, masked, runs again or has, or has all its keys."""
+    connection.execute(select(jobs.c.id).where(jobs.c.id == job.id).with_for_update())
+    same_run = jobs.c.finished_at.is_not_distinct_from(job.finished_at)
+    unchanged = select(jobs.c.id).where(jobs.c.id == job.id, same_run, *_keys_wanted())
+    return connection.scalar(unchanged) is not None
 
 
 def job_scope(job: Row[Any], version: str | None, secret: bytes | None) -> ReuseScope:

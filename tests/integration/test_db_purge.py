@@ -11,8 +11,14 @@ from sqlalchemy import event, select, text
 
 from textmill.core.errors import JobConflictError, PurgedJobError, ServiceUnavailableError
 from textmill.core.jobs import ENDED, JobStatus
-from textmill.db import pace, purge, record_purge, sqlite_vacuum
-from textmill.db.audits import bytes_are_left, list_audits
+from textmill.db import pace, postgresql_vacuum, purge, record_purge, sqlite_vacuum
+from textmill.db.audits import (
+    begin_audit,
+    bytes_are_left,
+    count_audited,
+    finish_audit,
+    list_audits,
+)
 from textmill.db.filters import ResultFilter
 from textmill.db.indexing import row_id
 from textmill.db.jobs import cancel_job, fail_job
@@ -525,6 +531,55 @@ def test_no_file_has_a_byte_of_a_purged_record(database: Database, folder: Path 
         (data,) = connection.scalars(select(payloads.c.data)).all()
     assert [one.index for one in decode_payload(data)] == [1]
     assert len(found_in(files_of(database, folder), canary("text", 1))) > 0
+
+
+def test_a_purge_in_whose_middle_the_files_were_rewritten_leaves_bytes_and_says_so(
+    database: Database, folder: Path | None
+) -> None:
+    job_id = private_job(database, 300, chunk=100)
+    wanted = canaries(range(300))
+    reports: list[int] = []
+
+    def report(records: int) -> None:
+        if not reports:
+            vacuum(database, patience_seconds=20)
+        reports.append(records)
+
+    assert purge_job(database, job_id, ASKED, report) == 300
+    assert len(reports) > 1
+    assert found_in(files_of(database, folder), *wanted) != []
+    with database.read() as connection:
+        assert bytes_are_left(connection)
+    vacuum(database, patience_seconds=20)
+    assert found_in(files_of(database, folder), *wanted) == []
+    with database.read() as connection:
+        assert not bytes_are_left(connection)
+
+
+@pytest.mark.parametrize("ends", [True, False], ids=["ends", "is cut off"])
+def test_a_vacuum_says_nothing_of_what_was_removed_while_it_ran(
+    database: Database, monkeypatch: pytest.MonkeyPatch, ends: bool
+) -> None:
+    """The purge begins before the vacuum and changes rows when the files are rewritten."""
+    job_id = private_job(database)
+    module = sqlite_vacuum if database.is_sqlite else postgresql_vacuum
+    rewrite = module.vacuum
+    audit_id = database.transact(begin_audit, "purge", job_id, ASKED)
+
+    def and_then_purge(*given: Any) -> None:
+        rewrite(*given)
+        database.transact(count_audited, audit_id, 6)
+        if ends:
+            database.transact(finish_audit, audit_id)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "vacuum", and_then_purge)
+        vacuum(database, patience_seconds=20)
+    with database.read() as connection:
+        assert bytes_are_left(connection)
+    vacuum(database, patience_seconds=20)
+    with database.read() as connection:
+        assert not bytes_are_left(connection)
 
 
 def test_what_an_older_transaction_may_still_read_is_waited_for(

@@ -32,12 +32,15 @@ class Found:
 
     job: Row[Any]
     rows: Sequence[int]
-    waiting: Mapping[int, int]  # chunk id to how many of its payload's records are wanted
+    waiting: Mapping[int, Sequence[int]]  # chunk id to the places of those in its payload
 
     @property
     def records(self) -> int:
-        """How many rows there will be without a text."""
-        return len(self.rows)
+        """How many rows there will be without a text.
+
+        A place may be in both: an error row's input is kept, and a chunk may be done meanwhile.
+        """
+        return len(set(self.rows).union(*self.waiting.values()))
 
 
 def find_records(
@@ -74,7 +77,7 @@ def _rows_of(connection: Connection, job_id: str, ids: Collection[str]) -> list[
 
 def _payloads_of(
     database: Database, job_id: str, ids: Collection[str]
-) -> Iterator[tuple[int, int]]:
+) -> Iterator[tuple[int, list[int]]]:
     last = 0
     while True:
         page = (
@@ -87,7 +90,8 @@ def _payloads_of(
         with database.read() as connection:
             rows = connection.execute(page).all()
         for chunk_id, data in rows:
-            if wanted := sum(record.record_id in ids for record in decode_payload(data)):
+            records = decode_payload(data)
+            if wanted := [record.index for record in records if record.record_id in ids]:
                 yield chunk_id, wanted
         if len(rows) < PAYLOADS_AT_ONCE:
             return

@@ -392,7 +392,7 @@ def test_a_record_in_a_job_that_has_not_ended_is_found_in_its_payload_and_refuse
 ) -> None:
     job_id = private_job(database, run=0)
     (found,) = find_records(database, {canary("id", 5)})
-    assert (found.job.id, list(found.rows), list(found.waiting.values())) == (job_id, [], [1])
+    assert (found.job.id, list(found.rows), list(found.waiting.values())) == (job_id, [], [[5]])
     before = snapshot(database)
     with pytest.raises(JobConflictError, match=r"in a job that has not ended: job .* is running"):
         record_purge.check_ended(found.job)

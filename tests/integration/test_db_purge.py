@@ -277,6 +277,39 @@ def test_jobs_that_ended_long_ago_are_found_and_no_other(database: Database) -> 
         assert [one.job.id for one in find_old(connection, -1)] == [old, young]
 
 
+def test_to_look_for_old_jobs_reads_no_row_of_a_purged_one(database: Database) -> None:
+    """A row is read for every record that was ever purged, each night, if it does."""
+    done, cut_off = private_job(database), private_job(database)
+    purge_job(database, done, ASKED)
+    with pytest.raises(CutError):
+        purge_job(database, cut_off, ASKED, cut_after(1))
+    read: list[tuple[str, Any]] = []
+
+    @event.listens_for(database.engine, "before_cursor_execute")
+    def _note(connection: Any, cursor: Any, statement: str, given: Any, *rest: Any) -> None:
+        read.append((statement, given))
+
+    with database.read() as connection:
+        assert [one.job.id for one in find_old(connection, -1)] == [cut_off]
+        assert is_purged(connection, job_of(database, done))
+        assert not is_purged(connection, job_of(database, cut_off))
+    of_rows = [given for statement, given in read if "results" in statement]
+    assert len(of_rows) == 1  # of the one that was cut off
+    assert cut_off in str(of_rows)
+
+
+def test_a_purge_of_a_record_is_none_of_its_job(database: Database) -> None:
+    job_id = private_job(database)
+    assert purge_ids(database, {canary("id", 2)}) == 1
+    with database.read() as connection:
+        assert not is_purged(connection, job_of(database, job_id))
+    with pytest.raises(CutError):
+        purge_job(database, job_id, ASKED, cut_after(1))
+    with database.read() as connection:
+        assert not is_purged(connection, job_of(database, job_id))
+        assert [one.job.id for one in find_old(connection, -1)] == [job_id]
+
+
 def test_the_audit_says_what_was_asked_and_how_much_went_and_no_id(database: Database) -> None:
     job_id = private_job(database)
     purge_job(database, job_id, {"older_than": "30d"})

@@ -113,7 +113,8 @@ def check_purgeable(connection: Connection, job: Row[Any]) -> None:
     if running:
         raise JobConflictError(
             f"job {job.id} is {status}, and workers still have {running} of its records in hand; "
-            "purge it when they are done, which is a lease at most"
+            "purge it when they are done, which is a lease at most; if none runs, after a "
+            "`textmill sweep`"
         )
 
 

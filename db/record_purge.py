@@ -174,7 +174,8 @@ def _purge_waiting(
     if chunk.status == ChunkStatus.RUNNING.value and taken:
         raise JobConflictError(
             f"a worker has the record of job {job.id} in hand, though the job is {job.status}; "
-            "purge it when that is done, which is a lease at most"
+            "purge it when that is done, which is a lease at most; if none runs, after a "
+            "`textmill sweep`"
         )
     erase_deleted(connection)
     _write_payload(connection, chunk_id, kept)

@@ -82,7 +82,7 @@ def check_redactable(connection: Connection, job: Row[Any]) -> None:
     if connection.scalar(select(chunks.c.id).where(*running).limit(1)) is not None:
         raise JobConflictError(
             f"job {job.id} is {status}, and workers still have records of it in hand; redact it "
-            "when they are done, which is a lease at most"
+            "when they are done, which is a lease at most; if none runs, after a `textmill sweep`"
         )
 
 

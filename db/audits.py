@@ -59,7 +59,7 @@ def bytes_are_left(connection: Connection) -> bool:
 
 def find_unrid(connection: Connection) -> Sequence[Row[Any]]:
     """The notes of which the files may still hold something, as they are before a vacuum."""
-    columns = (audits.c.id, audits.c.records, audits.c.finished_at)
+    columns: list[Any] = [audits.c.id, audits.c.records, audits.c.finished_at]
     return connection.execute(select(*columns).where(audits.c.vacuumed_at.is_(None))).all()
 
 

@@ -204,9 +204,9 @@ class _Work:
         last = 0
         while (found := self._next_payload(last)) is not None:
             if self._mask_payload(*found):
-                last = found.chunk_id
+                last = found[0]
 
-    def _next_payload(self, last: int) -> Row[Any] | None:
+    def _next_payload(self, last: int) -> tuple[int, bytes] | None:
         query = (
             select(payloads.c.chunk_id, payloads.c.data)
             .join(chunks, chunks.c.id == payloads.c.chunk_id)
@@ -215,7 +215,8 @@ class _Work:
             .limit(1)
         )
         with self._database.read() as connection:
-            return connection.execute(query).one_or_none()
+            found = connection.execute(query).one_or_none()
+        return None if found is None else (found.chunk_id, found.data)
 
     def _mask_payload(self, chunk_id: int, data: bytes) -> bool:
         """False, and nothing masked or counted, if it was changed since it was read."""

@@ -84,9 +84,9 @@ def purge(
         gone = not dry_run and rid_files(context, wanted=vacuum)
         if json:
             jobs = [{"id": job_id, "records": count} for job_id, count in done.items()]
-            about = {"passed_over": list(passed.errors), "not_ended": unended}
-            about |= {"dry_run": dry_run, "vacuumed": gone}
-            emit_json({"jobs": jobs, "records": records, **about})
+            told: dict[str, Any] = {"jobs": jobs, "records": records}
+            told |= {"passed_over": list(passed.errors), "not_ended": unended}
+            emit_json(told | {"dry_run": dry_run, "vacuumed": gone})
         elif steps and not dry_run:
             say(f"purged {plural(records, 'record')} of {plural(len(done), 'job')}")
         passed.tell(named=older_than is None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Float, Row, bindparam, insert, select, update
 
 from textmill.db.clock import now
 from textmill.db.models import audits
@@ -31,8 +31,12 @@ def begin_audit(
 
 def count_audited(connection: Connection, audit_id: int, records: int) -> None:
     """Note that so many further rows were changed, in the transaction that changes them."""
-    more = audits.c.records + records
-    connection.execute(update(audits).where(audits.c.id == audit_id).values(records=more))
+    connection.execute(
+        update(audits)
+        .where(audits.c.id == audit_id)
+        # The files may have been rewritten since it began: they hold what is removed just now.
+        .values(records=audits.c.records + records, vacuumed_at=None)
+    )
 
 
 def finish_audit(
@@ -43,7 +47,7 @@ def finish_audit(
     connection.execute(
         update(audits)
         .where(audits.c.id == audit_id)
-        .values(finished_at=now(), detail={**(asked or {}), **(found or {})})
+        .values(finished_at=now(), detail={**(asked or {}), **(found or {})}, vacuumed_at=None)
     )
 
 
@@ -53,19 +57,26 @@ def bytes_are_left(connection: Connection) -> bool:
     return connection.scalar(left.limit(1)) is not None
 
 
-def last_audit(connection: Connection) -> int:
-    """The id of the latest note, 0 if there is none."""
-    latest = select(audits.c.id).order_by(audits.c.id.desc()).limit(1)
-    return connection.scalar(latest) or 0
+def find_unrid(connection: Connection) -> Sequence[Row[Any]]:
+    """The notes of which the files may still hold something, as they are before a vacuum."""
+    columns: list[Any] = [audits.c.id, audits.c.records, audits.c.finished_at]
+    return connection.execute(select(*columns).where(audits.c.vacuumed_at.is_(None))).all()
 
 
-def note_vacuum(connection: Connection, last: int) -> None:
-    """Note of all up to this one that the files have none of it any more."""
-    connection.execute(
-        update(audits)
-        .where(audits.c.id <= last, audits.c.vacuumed_at.is_(None))
-        .values(vacuumed_at=now())
+def note_vacuum(connection: Connection, unrid: Sequence[Row[Any]]) -> None:
+    """Note that the files have nothing any more of what these notes told before the vacuum.
+
+    Not of one that has changed since: what it removed meanwhile may lie in a file that had been
+    rewritten already.
+    """
+    as_before = (
+        audits.c.id == bindparam("of"),
+        audits.c.records == bindparam("told"),
+        audits.c.finished_at.is_not_distinct_from(bindparam("ended", type_=Float)),
     )
+    noted = update(audits).where(*as_before).values(vacuumed_at=now())
+    for row in unrid:
+        connection.execute(noted, {"of": row.id, "told": row.records, "ended": row.finished_at})
 
 
 def list_audits(

@@ -282,3 +282,12 @@ def list_jobs(
     if status is not None:
         query = query.where(jobs.c.status == status)
     return connection.execute(query).all()
+
+
+def find_unended(connection: Connection, seconds: float) -> Sequence[Row[Any]]:
+    """The jobs that were submitted longer ago and have not ended, the oldest first."""
+    old = (
+        jobs.c.status.not_in([status.value for status in ENDED]),
+        jobs.c.created_at < now() - seconds,
+    )
+    return connection.execute(select(jobs).where(*old, _visible()).order_by(jobs.c.id)).all()

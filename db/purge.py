@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, Table, delete, func, null, or_, select, update
+from sqlalchemy import Connection, Row, Select, Table, delete, func, null, or_, select, update
 
 from textmill.core.errors import JobConflictError
 from textmill.core.jobs import ENDED, ChunkStatus, JobStatus, not_ended
@@ -21,7 +21,7 @@ from textmill.db.audits import begin_audit, count_audited, finish_audit
 from textmill.db.clock import now
 from textmill.db.indexing import make_entries, remove_entries
 from textmill.db.jobs import get_job
-from textmill.db.models import chunks, jobs, payloads, result_values, results, reuse_keys
+from textmill.db.models import audits, chunks, jobs, payloads, result_values, results, reuse_keys
 from textmill.db.pace import Pace
 from textmill.db.results import INDEXED
 from textmill.db.session import Database
@@ -52,26 +52,37 @@ class Purgeable:
 
 def find_old(connection: Connection, seconds: float) -> list[Purgeable]:
     """The jobs that ended longer ago and hold anything to purge, the oldest first."""
-    old = (
-        select(jobs)
-        .where(
-            jobs.c.status.in_([status.value for status in ENDED]),
-            jobs.c.finished_at < now() - seconds,
-            or_(jobs.c.purged_at.is_(None), _rows_left(), _payloads_left()),
-        )
-        .order_by(jobs.c.id)
+    old = _unpurged().where(
+        jobs.c.status.in_([status.value for status in ENDED]),
+        jobs.c.finished_at < now() - seconds,
     )
-    return [Purgeable(job, count_left(connection, job)) for job in connection.execute(old).all()]
+    found = connection.execute(old.order_by(jobs.c.id)).all()
+    return [Purgeable(job, count_left(connection, job)) for job in found]
 
 
-def _rows_left() -> Any:
-    own = (results.c.job_id == jobs.c.id, results.c.record_id > PURGED_ID)
-    return select(results.c.job_id).where(*own).correlate(jobs).exists()
+def _unpurged() -> Select[Any]:
+    """The jobs of which no purge as a whole has come to its end; read off the audits.
 
-
-def _payloads_left() -> Any:
-    own = (chunks.c.job_id == jobs.c.id, payloads.c.chunk_id == chunks.c.id)
-    return select(payloads.c.chunk_id).where(*own).correlate(jobs).exists()
+    To look for what is left would read all rows of every job that was ever purged. Purges of its
+    records began before the job's ``purged_at``: none comes to its end after that.
+    """
+    ended = (
+        select(audits.c.job_id, func.max(audits.c.at).label("began_at"))
+        .where(audits.c.action == "purge", audits.c.finished_at.is_not(None))
+        .group_by(audits.c.job_id)
+        .subquery()
+    )
+    return (
+        select(jobs)
+        .outerjoin(ended, ended.c.job_id == jobs.c.id)
+        .where(
+            or_(
+                jobs.c.purged_at.is_(None),
+                ended.c.began_at.is_(None),
+                ended.c.began_at < jobs.c.purged_at,
+            )
+        )
+    )
 
 
 def count_left(connection: Connection, job: Row[Any]) -> int:
@@ -86,10 +97,7 @@ def count_left(connection: Connection, job: Row[Any]) -> int:
 
 def is_purged(connection: Connection, job: Row[Any]) -> bool:
     """Whether nothing of the job is left to purge."""
-    if job.purged_at is None:
-        return False
-    left = select(jobs.c.id).where(jobs.c.id == job.id, or_(_rows_left(), _payloads_left()))
-    return connection.execute(left).first() is None
+    return connection.execute(_unpurged().where(jobs.c.id == job.id)).first() is None
 
 
 def check_purgeable(connection: Connection, job: Row[Any]) -> None:
@@ -105,7 +113,8 @@ def check_purgeable(connection: Connection, job: Row[Any]) -> None:
     if running:
         raise JobConflictError(
             f"job {job.id} is {status}, and workers still have {running} of its records in hand; "
-            "purge it when they are done, which is a lease at most"
+            "purge it when they are done, which is a lease at most; if none runs, after a "
+            "`textmill sweep`"
         )
 
 

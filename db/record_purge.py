@@ -32,12 +32,15 @@ class Found:
 
     job: Row[Any]
     rows: Sequence[int]
-    waiting: Mapping[int, int]  # chunk id to how many of its payload's records are wanted
+    waiting: Mapping[int, Sequence[int]]  # chunk id to the places of those in its payload
 
     @property
     def records(self) -> int:
-        """How many rows there will be without a text."""
-        return len(self.rows)
+        """How many rows there will be without a text.
+
+        A place may be in both: an error row's input is kept, and a chunk may be done meanwhile.
+        """
+        return len(set(self.rows).union(*self.waiting.values()))
 
 
 def find_records(
@@ -52,14 +55,17 @@ def find_records(
         query = query.where(jobs.c.id == job_id)
     with database.read() as connection:
         candidates = connection.execute(query).all()
-    found = []
-    for job in candidates:
-        with database.read() as connection:
-            rows = _rows_of(connection, job.id, ids)
-        waiting = dict(_payloads_of(database, job.id, ids))
-        if rows or waiting:
-            found.append(Found(job, rows, waiting))
-    return found
+    found = [_find_in(database, job, ids) for job in candidates]
+    return [one for one in found if one is not None]
+
+
+def _find_in(database: Database, job: Row[Any], ids: Collection[str]) -> Found | None:
+    # Payloads first: when a worker completes a chunk between the two, its records are in both. The
+    # other way round they would be in neither.
+    waiting = dict(_payloads_of(database, job.id, ids))
+    with database.read() as connection:
+        rows = _rows_of(connection, job.id, ids)
+    return Found(job, rows, waiting) if rows or waiting else None
 
 
 def _rows_of(connection: Connection, job_id: str, ids: Collection[str]) -> list[int]:
@@ -74,7 +80,7 @@ def _rows_of(connection: Connection, job_id: str, ids: Collection[str]) -> list[
 
 def _payloads_of(
     database: Database, job_id: str, ids: Collection[str]
-) -> Iterator[tuple[int, int]]:
+) -> Iterator[tuple[int, list[int]]]:
     last = 0
     while True:
         page = (
@@ -87,7 +93,8 @@ def _payloads_of(
         with database.read() as connection:
             rows = connection.execute(page).all()
         for chunk_id, data in rows:
-            if wanted := sum(record.record_id in ids for record in decode_payload(data)):
+            records = decode_payload(data)
+            if wanted := [record.index for record in records if record.record_id in ids]:
                 yield chunk_id, wanted
         if len(rows) < PAYLOADS_AT_ONCE:
             return
@@ -107,18 +114,29 @@ def purge_records(
 ) -> int:
     """Purge the records that were found in one job; returns how many rows that changed or made.
 
-    Raises JobConflictError if the job has not ended, or workers have one of them in hand.
+    Looks again until there are none: what a worker had in hand as its job failed may be a row by
+    now, or in another chunk. Raises JobConflictError if the job has not ended, or workers have one
+    of them in hand.
     """
     wanted = frozenset(ids)
     audit_id = database.transact(begin_audit, "purge", found.job.id, asked)
+    purged = 0
+    left: Found | None = found
+    while left is not None:
+        purged += _purge_found(database, left, wanted, audit_id)
+        left = _find_in(database, found.job, wanted)
+    database.transact(finish_audit, audit_id)
+    return purged
+
+
+def _purge_found(database: Database, found: Found, ids: frozenset[str], audit_id: int) -> int:
     purged = sum(
-        database.transact(_purge_waiting, found.job, chunk_id, wanted, audit_id)
+        database.transact(_purge_waiting, found.job, chunk_id, ids, audit_id)
         for chunk_id in sorted(found.waiting)
     )
     for start in range(0, len(found.rows), IDS_AT_ONCE):
         some = found.rows[start : start + IDS_AT_ONCE]
-        purged += database.transact(_purge_rows, found.job, some, wanted, audit_id)
-    database.transact(finish_audit, audit_id)
+        purged += database.transact(_purge_rows, found.job, some, ids, audit_id)
     return purged
 
 
@@ -156,7 +174,8 @@ def _purge_waiting(
     if chunk.status == ChunkStatus.RUNNING.value and taken:
         raise JobConflictError(
             f"a worker has the record of job {job.id} in hand, though the job is {job.status}; "
-            "purge it when that is done, which is a lease at most"
+            "purge it when that is done, which is a lease at most; if none runs, after a "
+            "`textmill sweep`"
         )
     erase_deleted(connection)
     _write_payload(connection, chunk_id, kept)

@@ -83,7 +83,7 @@ def check_redactable(connection: Connection, job: Row[Any]) -> None:
     if connection.scalar(select(chunks.c.id).where(*running).limit(1)) is not None:
         raise JobConflictError(
             f"job {job.id} is {status}, and workers still have records of it in hand; redact it "
-            "when they are done, which is a lease at most"
+            "when they are done, which is a lease at most; if none runs, after a `textmill sweep`"
         )
 
 
@@ -203,23 +203,34 @@ class _Work:
     def mask_payloads(self) -> None:
         """The inputs kept of error records, and those of a failed job that wait."""
         last = 0
-        own = (
+        while (found := self._next_payload(last)) is not None:
+            if self._mask_payload(*found):
+                last = found[0]
+
+    def _next_payload(self, last: int) -> tuple[int, bytes] | None:
+        query = (
             select(payloads.c.chunk_id, payloads.c.data)
             .join(chunks, chunks.c.id == payloads.c.chunk_id)
-            .where(chunks.c.job_id == self._job.id)
+            .where(chunks.c.job_id == self._job.id, payloads.c.chunk_id > last)
             .order_by(payloads.c.chunk_id)
             .limit(1)
         )
-        while True:
-            with self._database.read() as connection:
-                found = connection.execute(own.where(payloads.c.chunk_id > last)).one_or_none()
-            if found is None:
-                return
-            last, data = found
-            before = self.found.masked.total()
-            records = [self._masked_record(record) for record in decode_payload(data)]
-            if self.found.masked.total() > before and self._audit_id is not None:
-                self._database.transact(self._write_payload, last, encode_payload(records))
+        with self._database.read() as connection:
+            found = connection.execute(query).one_or_none()
+        return None if found is None else (found.chunk_id, found.data)
+
+    def _mask_payload(self, chunk_id: int, data: bytes) -> bool:
+        """False, and nothing masked or counted, if it was changed since it was read."""
+        before = self.found.masked.copy()
+        records = [self._masked_record(record) for record in decode_payload(data)]
+        if self.found.masked == before or self._audit_id is None:
+            return True
+        written = self._database.transact(
+            self._write_payload, chunk_id, data, encode_payload(records)
+        )
+        if not written:
+            self.found.masked = before
+        return written
 
     def _masked_record(self, record: Record) -> Record:
         # Numbers among options are settings: a seed may look like a telephone number.
@@ -230,11 +241,13 @@ class _Work:
         inputs, extra = self._json(record.inputs), self._json(record.extra)
         return Record(record.index, record.record_id, inputs, params, extra)
 
-    def _write_payload(self, connection: Connection, chunk_id: int, data: bytes) -> None:
+    def _write_payload(self, connection: Connection, chunk_id: int, old: bytes, new: bytes) -> bool:
         lock_ended(connection, self._job)
         erase_deleted(connection)
-        own = payloads.c.chunk_id == chunk_id
-        connection.execute(update(payloads).where(own).values(data=data))
+        # Somebody may have purged a record of it: it must not come back.
+        as_read = (payloads.c.chunk_id == chunk_id, payloads.c.data == old)
+        changed = connection.execute(update(payloads).where(*as_read).values(data=new))
+        return changed.rowcount == 1
 
     def mask_job(self) -> None:
         """What the job itself holds of its input, and of what was said when it failed."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from textmill.db import postgresql_vacuum, sqlite_vacuum
-from textmill.db.audits import last_audit, note_vacuum
+from textmill.db.audits import find_unrid, note_vacuum
 from textmill.db.session import Database
 
 PATIENCE_SECONDS = 300.0  # for others to end what they have begun
@@ -29,7 +29,7 @@ def vacuum(
     for so long, or the disk has no room for a second copy; nothing is lost then, and nothing rid.
     """
     with database.read() as connection:
-        last = last_audit(connection)
+        unrid = find_unrid(connection)
     one = sqlite_vacuum.vacuum if database.is_sqlite else postgresql_vacuum.vacuum
     one(database, patience_seconds, on_wait)
-    database.transact(note_vacuum, last)
+    database.transact(note_vacuum, unrid)

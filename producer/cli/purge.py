@@ -10,13 +10,19 @@ import typer
 
 from textmill.producer.cli import options as o
 from textmill.producer.cli.context import Context, open_context
-from textmill.producer.cli.removal import Counter, confirm, counting, rid_files
+from textmill.producer.cli.removal import (
+    SHOWN_JOBS,
+    Counter,
+    PassedOver,
+    confirm,
+    counting,
+    name_unended,
+    rid_files,
+)
 from textmill.producer.terminal import emit_json, number, plural, say
 
 if TYPE_CHECKING:
     from sqlalchemy import Row
-
-SHOWN_JOBS = 20
 
 Jobs = Annotated[
     list[str] | None,
@@ -70,22 +76,20 @@ def purge(
     """
     _check(older_than, job, record_id)
     with open_context() as context:
-        steps = _plan(context, older_than, job or [], record_id or [])
-        records = sum(step.records for step in steps)
-        if dry_run:
-            _show(steps, "would purge")
-        elif steps:
-            _show(steps, "purging")
-            confirm(f"purge {plural(records, 'record')}, for good?", yes=yes)
-            records = _run(steps)
-        else:
-            say("nothing to purge")
+        passed = PassedOver()
+        steps = _plan(context, older_than, job or [], record_id or [], passed)
+        unended = [] if older_than is None else name_unended(context, older_than, "purge --job")
+        done = _do(steps, passed, dry_run=dry_run, yes=yes)
+        records = sum(done.values())
         gone = not dry_run and rid_files(context, wanted=vacuum)
         if json:
-            found = [{"id": step.job.id, "records": step.records} for step in steps]
-            emit_json({"jobs": found, "records": records, "dry_run": dry_run, "vacuumed": gone})
+            jobs = [{"id": job_id, "records": count} for job_id, count in done.items()]
+            told: dict[str, Any] = {"jobs": jobs, "records": records}
+            told |= {"passed_over": list(passed.errors), "not_ended": unended}
+            emit_json(told | {"dry_run": dry_run, "vacuumed": gone})
         elif steps and not dry_run:
-            say(f"purged {plural(records, 'record')} of {plural(len(steps), 'job')}")
+            say(f"purged {plural(records, 'record')} of {plural(len(done), 'job')}")
+        passed.tell(named=older_than is None)
 
 
 def _check(older_than: str | None, job: Sequence[str] | None, ids: Sequence[str] | None) -> None:
@@ -102,7 +106,11 @@ def _check(older_than: str | None, job: Sequence[str] | None, ids: Sequence[str]
 
 
 def _plan(
-    context: Context, older_than: str | None, references: Sequence[str], ids: Sequence[str]
+    context: Context,
+    older_than: str | None,
+    references: Sequence[str],
+    ids: Sequence[str],
+    passed: PassedOver,
 ) -> list[Step]:
     from textmill.db.dead_loads import remove_dead_loads
 
@@ -110,10 +118,12 @@ def _plan(
     rows = {row.id: row for row in map(context.job, references)}
     if ids:
         return _plan_records(context, ids, list(rows.values()))
-    return _plan_jobs(context, older_than, list(rows.values()))
+    return _plan_jobs(context, older_than, list(rows.values()), passed)
 
 
-def _plan_jobs(context: Context, older_than: str | None, rows: Sequence[Row[Any]]) -> list[Step]:
+def _plan_jobs(
+    context: Context, older_than: str | None, rows: Sequence[Row[Any]], passed: PassedOver
+) -> list[Step]:
     from textmill.core.jobs import purge_day
     from textmill.db import purge as purging
     from textmill.producer.ages import parse_age
@@ -129,8 +139,10 @@ def _plan_jobs(context: Context, older_than: str | None, rows: Sequence[Row[Any]
     steps = []
     with database.read() as connection:
         if older_than is not None:
-            found = purging.find_old(connection, parse_age(older_than))
-            steps += [step(one.job, one.records) for one in found]
+            for one in purging.find_old(connection, parse_age(older_than)):
+                with passed.on_conflict(one.job.id):
+                    purging.check_purgeable(connection, one.job)
+                    steps.append(step(one.job, one.records))
         for job in rows:
             purging.check_purgeable(connection, job)
             if purging.is_purged(connection, job):
@@ -176,6 +188,24 @@ def _show(steps: Sequence[Step], doing: str) -> None:
         say(f"  … and {plural(len(steps) - SHOWN_JOBS, 'more job')}")
 
 
-def _run(steps: Sequence[Step]) -> int:
+def _do(steps: Sequence[Step], passed: PassedOver, *, dry_run: bool, yes: bool) -> dict[str, int]:
+    """How many records were purged of which job, or would be."""
+    planned = {step.job.id: step.records for step in steps}
+    if dry_run:
+        _show(steps, "would purge")
+        return planned
+    if not steps:
+        say("nothing to purge")
+        return planned
+    _show(steps, "purging")
+    confirm(f"purge {plural(sum(planned.values()), 'record')}, for good?", yes=yes)
+    return _run(steps, passed)
+
+
+def _run(steps: Sequence[Step], passed: PassedOver) -> dict[str, int]:
+    done = {}
     with counting("purged") as counter:
-        return sum(step.run(counter) for step in steps)
+        for step in steps:
+            with passed.on_conflict(step.job.id):
+                done[step.job.id] = step.run(counter)
+    return done

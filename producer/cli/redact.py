@@ -10,7 +10,7 @@ import typer
 
 from textmill.producer.cli import options as o
 from textmill.producer.cli.context import Context, open_context
-from textmill.producer.cli.removal import confirm, counting, rid_files
+from textmill.producer.cli.removal import PassedOver, confirm, counting, name_unended, rid_files
 from textmill.producer.terminal import emit_json, number, plural, say
 
 if TYPE_CHECKING:
@@ -70,25 +70,35 @@ def redact(
     asked = {"kinds": sorted(wanted), **({"region": region} if region else {})}
     asked |= {"older_than": older_than} if older_than is not None else {}
     with open_context() as context:
-        rows = _find(context, jobs or [], older_than)
+        passed = PassedOver()
+        rows = _find(context, jobs or [], older_than, passed)
+        unended = [] if older_than is None else name_unended(context, older_than, "redact")
         if rows and not dry_run:
             confirm(f"mask what is found in {plural(len(rows), 'job')}, for good?", yes=yes)
-        done = _run(context, rows, masker, asked, dry_run)
+        done = _run(context, rows, masker, asked, dry_run, passed)
         gone = not dry_run and rid_files(context, wanted=vacuum)
         if json:
-            emit_json(_as_dict(done, dry_run, gone))
+            about = {"passed_over": list(passed.errors), "not_ended": unended}
+            emit_json(_as_dict(done, dry_run, gone) | about)
         else:
             _report(done, dry_run)
+        passed.tell(named=older_than is None)
 
 
-def _find(context: Context, references: Sequence[str], older_than: str | None) -> list[Row[Any]]:
+def _find(
+    context: Context, references: Sequence[str], older_than: str | None, passed: PassedOver
+) -> list[Row[Any]]:
     from textmill.db.redaction import check_redactable, find_old
     from textmill.producer.ages import parse_age
 
     rows = {row.id: row for row in map(context.job, references)}
     with context.database.read() as connection:
         if older_than is not None:
-            return find_old(connection, parse_age(older_than))
+            old = find_old(connection, parse_age(older_than))
+            for row in old:
+                with passed.on_conflict(row.id):
+                    check_redactable(connection, row)
+            return [row for row in old if row.id not in passed.errors]
         for row in rows.values():  # all, before the first is changed
             check_redactable(connection, row)
     return list(rows.values())
@@ -100,19 +110,17 @@ def _run(
     masker: Masker,
     asked: dict[str, Any],
     dry_run: bool,
+    passed: PassedOver,
 ) -> list[tuple[Row[Any], Redaction]]:
     from textmill.db.redaction import redact_job
 
+    database, done = context.database, []
     with counting("looked at") as counter:
-        return [
-            (
-                row,
-                redact_job(
-                    context.database, row.id, masker, asked, dry_run=dry_run, report=counter
-                ),
-            )
-            for row in rows
-        ]
+        for row in rows:
+            with passed.on_conflict(row.id):
+                one = redact_job(database, row.id, masker, asked, dry_run=dry_run, report=counter)
+                done.append((row, one))
+    return done
 
 
 def _as_dict(
@@ -128,7 +136,7 @@ def _as_dict(
 def _report(done: Sequence[tuple[Row[Any], Redaction]], dry_run: bool) -> None:
     would = "would mask" if dry_run else "masked"
     if not done:
-        say("no such job")
+        say("nothing to redact")
     for row, one in done:
         say(f"{row.id}: {would} {_counts(one.masked)} in {plural(one.records, 'record')}")
     ids = sum(one.ids for _, one in done)

@@ -1,4 +1,5 @@
-"""What ``purge`` and ``redact`` share: the question before, the counter, the files afterwards."""
+"""What ``purge`` and ``redact`` share: the question before, the counter, jobs that are passed over,
+the files afterwards."""
 
 from __future__ import annotations
 
@@ -8,8 +9,11 @@ from contextlib import contextmanager
 
 import typer
 
+from textmill.core.errors import JobConflictError, PurgedJobError
 from textmill.producer.cli.context import Context
-from textmill.producer.terminal import can_repaint, number, say
+from textmill.producer.terminal import can_repaint, number, plural, say
+
+SHOWN_JOBS = 20
 
 
 def confirm(question: str, *, yes: bool) -> None:
@@ -52,6 +56,47 @@ def counting(doing: str) -> Iterator[Counter]:
         raise
     finally:
         counter.clear()
+
+
+class PassedOver:
+    """Jobs that cannot be changed now: the others are, and the files are rewritten all the same."""
+
+    def __init__(self) -> None:
+        self.errors: dict[str, JobConflictError | PurgedJobError] = {}
+
+    @contextmanager
+    def on_conflict(self, job_id: str) -> Iterator[None]:
+        """Around what is done with one job."""
+        try:
+            yield
+        except (JobConflictError, PurgedJobError) as error:
+            self.errors[job_id] = error
+
+    def tell(self, *, named: bool) -> None:
+        """Say which and why; exits as after an error if a person ``named`` them."""
+        for error in self.errors.values():
+            say(f"{'error' if named else 'passed over'}: {error}")
+        if named and self.errors:
+            raise typer.Exit(next(iter(self.errors.values())).exit_code)
+
+
+def name_unended(context: Context, older_than: str, command: str) -> list[str]:
+    """Say which jobs are as old and have not ended: ``--older-than`` is for those that have."""
+    from textmill.db.jobs import find_unended
+    from textmill.producer.ages import parse_age
+
+    with context.database.read() as connection:
+        found = find_unended(connection, parse_age(older_than))
+    if found:
+        say(
+            f"note: not ended, though submitted over {older_than} ago, and passed over: "
+            f"{plural(len(found), 'job')}; `textmill cancel JOB`, then `textmill {command} JOB`"
+        )
+    for job in found[:SHOWN_JOBS]:
+        say(f"  {job.id}  {job.status:>12}  {job.name or ''}".rstrip())
+    if len(found) > SHOWN_JOBS:
+        say(f"  … and {plural(len(found) - SHOWN_JOBS, 'more job')}")
+    return [job.id for job in found]
 
 
 def rid_files(context: Context, *, wanted: bool) -> bool:

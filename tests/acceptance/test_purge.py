@@ -14,6 +14,11 @@ from typing import Any
 
 import pytest
 
+from textmill.core.jobs import JobStatus
+from textmill.db.jobs import fail_job
+from textmill.db.models import jobs
+from textmill.db.session import Database
+
 from ..builders import make_job, put, put_job
 from ..canaries import canary, files_of, found_in, private_job
 from ..servers import PostgresServer, wait_until
@@ -128,10 +133,7 @@ def test_jobs_that_ended_long_ago_go_and_the_others_stay(anywhere: Shell) -> Non
     shell = anywhere
     old, young, running = _make(shell, {}, {}, {})
     database = shell.database()
-    from textmill.core.jobs import JobStatus
-    from textmill.db.models import jobs
-
-    put(database, jobs, jobs.c.id.in_([old, running]), finished_at=jobs.c.finished_at - 40 * 86_400)
+    _age(database, old, running)
     put_job(database, running, JobStatus.PAUSED)
     database.close()
 
@@ -139,6 +141,10 @@ def test_jobs_that_ended_long_ago_go_and_the_others_stay(anywhere: Shell) -> Non
     assert dry.returncode == 0
     assert "would purge 6 records of 1 job" in dry.stderr
     assert old in dry.stderr
+    assert "not ended, though submitted over 30d ago, and passed over: 1 job" in dry.stderr
+    assert "`textmill cancel JOB`, then `textmill purge --job JOB`" in dry.stderr
+    assert f"{running}        paused  canaries.csv" in dry.stderr
+    assert young not in dry.stderr
     assert None not in _texts(shell, old)
     assert shell.rows("audits") == []
 
@@ -146,12 +152,76 @@ def test_jobs_that_ended_long_ago_go_and_the_others_stay(anywhere: Shell) -> Non
     assert done == {
         "jobs": [{"id": old, "records": 6}],
         "records": 6,
+        "passed_over": [],
+        "not_ended": [running],
         "dry_run": False,
         "vacuumed": True,
     }
     assert _texts(shell, old) == [None] * 6
     assert None not in _texts(shell, young) + _texts(shell, running)
     assert "nothing to purge" in shell.run("purge", "--older-than", "30d").stderr
+
+
+def _age(database: Database, *job_ids: str) -> None:
+    """40 days ago these were submitted, and ended."""
+    long = 40 * 86_400
+    aged = {"created_at": jobs.c.created_at - long, "finished_at": jobs.c.finished_at - long}
+    put(database, jobs, jobs.c.id.in_(job_ids), **aged)
+
+
+@pytest.fixture
+def held_and_free(anywhere: Shell) -> tuple[str, str]:
+    """Two old jobs: one that failed while a worker has its records in hand, and a later one."""
+    held, free = _make(anywhere, {"run": 0}, {})
+    database = anywhere.database()
+    try:
+        database.transact(fail_job, held, "no model")
+        _age(database, held, free)
+    finally:
+        database.close()
+    return held, free
+
+
+def test_a_job_that_cannot_be_purged_now_holds_up_no_other(
+    anywhere: Shell, folder: Path | None, held_and_free: tuple[str, str]
+) -> None:
+    shell, (held, free) = anywhere, held_and_free
+    reason = f"passed over: job {held} is failed, and workers still have 6 of its records in hand"
+    dry = shell.run("purge", "--older-than", "30d", "--dry-run")
+    assert (dry.returncode, reason in dry.stderr) == (0, True)
+    assert "would purge 6 records of 1 job" in dry.stderr
+    done = shell.run("purge", "--older-than", "30d")
+    assert (done.returncode, reason in done.stderr) == (0, True)
+    assert "purged 6 records of 1 job" in done.stderr
+    assert _texts(shell, free) == [None] * 6
+    assert _found(shell, folder, *[canary("text", at) for at in range(6)]) == []
+    again = shell.json("purge", "--older-than", "30d")
+    assert (again["jobs"], again["passed_over"], again["not_ended"]) == ([], [held], [])
+
+
+def test_a_job_that_cannot_be_redacted_now_holds_up_no_other(
+    anywhere: Shell, held_and_free: tuple[str, str]
+) -> None:
+    shell, (held, free) = anywhere, held_and_free
+    done = shell.run("redact", "--older-than", "30d")
+    assert done.returncode == 0
+    assert f"passed over: job {held} is failed, and workers still have records" in done.stderr
+    assert f"{free}: masked" in done.stderr
+    again = shell.json("redact", "--older-than", "30d")
+    assert (again["passed_over"], [one["id"] for one in again["jobs"]]) == ([held], [free])
+
+
+def test_a_record_that_one_job_cannot_give_up_now_goes_from_the_others(
+    anywhere: Shell, folder: Path | None, held_and_free: tuple[str, str]
+) -> None:
+    """Which shows only when its payload is about to be written."""
+    shell, (held, free) = anywhere, held_and_free
+    done = shell.run("purge", "--record-id", canary("id", 2))
+    assert_user_error(done, f"error: a worker has the record of job {held} in hand", code=2)
+    assert "purged 1 record of 1 job" in done.stderr
+    assert [at for at, text in enumerate(_texts(shell, free)) if text is None] == [2]
+    assert _found(shell, folder, canary("text", 2)) == []
+    assert [one["vacuumed_at"] is None for one in shell.rows("audits")] == [False] * 2
 
 
 def test_a_record_goes_from_all_jobs_and_its_id_with_it(

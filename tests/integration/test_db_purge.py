@@ -11,8 +11,14 @@ from sqlalchemy import event, select, text
 
 from textmill.core.errors import JobConflictError, PurgedJobError, ServiceUnavailableError
 from textmill.core.jobs import ENDED, JobStatus
-from textmill.db import purge, record_purge, sqlite_vacuum
-from textmill.db.audits import bytes_are_left, list_audits
+from textmill.db import pace, postgresql_vacuum, purge, record_purge, sqlite_vacuum
+from textmill.db.audits import (
+    begin_audit,
+    bytes_are_left,
+    count_audited,
+    finish_audit,
+    list_audits,
+)
 from textmill.db.filters import ResultFilter
 from textmill.db.indexing import row_id
 from textmill.db.jobs import cancel_job, fail_job
@@ -221,6 +227,7 @@ def test_a_purge_that_is_cut_off_goes_on_when_it_is_asked_for_again(
 ) -> None:
     monkeypatch.setattr(purge, "FIRST_ROWS", 4)
     monkeypatch.setattr(purge, "MOST_ROWS", 4)
+    monkeypatch.setattr(pace, "TARGET_SECONDS", 60)  # on a busy machine it would take fewer
     job_id = private_job(database, 20, chunk=20)
     with pytest.raises(CutError):
         purge_job(database, job_id, ASKED, cut_after(pages))
@@ -268,6 +275,39 @@ def test_jobs_that_ended_long_ago_are_found_and_no_other(database: Database) -> 
     with database.read() as connection:
         assert [(one.job.id, one.records) for one in find_old(connection, 86_400)] == [(old, 6)]
         assert [one.job.id for one in find_old(connection, -1)] == [old, young]
+
+
+def test_to_look_for_old_jobs_reads_no_row_of_a_purged_one(database: Database) -> None:
+    """A row is read for every record that was ever purged, each night, if it does."""
+    done, cut_off = private_job(database), private_job(database)
+    purge_job(database, done, ASKED)
+    with pytest.raises(CutError):
+        purge_job(database, cut_off, ASKED, cut_after(1))
+    read: list[tuple[str, Any]] = []
+
+    @event.listens_for(database.engine, "before_cursor_execute")
+    def _note(connection: Any, cursor: Any, statement: str, given: Any, *rest: Any) -> None:
+        read.append((statement, given))
+
+    with database.read() as connection:
+        assert [one.job.id for one in find_old(connection, -1)] == [cut_off]
+        assert is_purged(connection, job_of(database, done))
+        assert not is_purged(connection, job_of(database, cut_off))
+    of_rows = [given for statement, given in read if "results" in statement]
+    assert len(of_rows) == 1  # of the one that was cut off
+    assert cut_off in str(of_rows)
+
+
+def test_a_purge_of_a_record_is_none_of_its_job(database: Database) -> None:
+    job_id = private_job(database)
+    assert purge_ids(database, {canary("id", 2)}) == 1
+    with database.read() as connection:
+        assert not is_purged(connection, job_of(database, job_id))
+    with pytest.raises(CutError):
+        purge_job(database, job_id, ASKED, cut_after(1))
+    with database.read() as connection:
+        assert not is_purged(connection, job_of(database, job_id))
+        assert [one.job.id for one in find_old(connection, -1)] == [job_id]
 
 
 def test_the_audit_says_what_was_asked_and_how_much_went_and_no_id(database: Database) -> None:
@@ -385,7 +425,7 @@ def test_a_record_in_a_job_that_has_not_ended_is_found_in_its_payload_and_refuse
 ) -> None:
     job_id = private_job(database, run=0)
     (found,) = find_records(database, {canary("id", 5)})
-    assert (found.job.id, list(found.rows), list(found.waiting.values())) == (job_id, [], [1])
+    assert (found.job.id, list(found.rows), list(found.waiting.values())) == (job_id, [], [[5]])
     before = snapshot(database)
     with pytest.raises(JobConflictError, match=r"in a job that has not ended: job .* is running"):
         record_purge.check_ended(found.job)
@@ -524,6 +564,55 @@ def test_no_file_has_a_byte_of_a_purged_record(database: Database, folder: Path 
         (data,) = connection.scalars(select(payloads.c.data)).all()
     assert [one.index for one in decode_payload(data)] == [1]
     assert len(found_in(files_of(database, folder), canary("text", 1))) > 0
+
+
+def test_a_purge_in_whose_middle_the_files_were_rewritten_leaves_bytes_and_says_so(
+    database: Database, folder: Path | None
+) -> None:
+    job_id = private_job(database, 300, chunk=100)
+    wanted = canaries(range(300))
+    reports: list[int] = []
+
+    def report(records: int) -> None:
+        if not reports:
+            vacuum(database, patience_seconds=20)
+        reports.append(records)
+
+    assert purge_job(database, job_id, ASKED, report) == 300
+    assert len(reports) > 1
+    assert found_in(files_of(database, folder), *wanted) != []
+    with database.read() as connection:
+        assert bytes_are_left(connection)
+    vacuum(database, patience_seconds=20)
+    assert found_in(files_of(database, folder), *wanted) == []
+    with database.read() as connection:
+        assert not bytes_are_left(connection)
+
+
+@pytest.mark.parametrize("ends", [True, False], ids=["ends", "is cut off"])
+def test_a_vacuum_says_nothing_of_what_was_removed_while_it_ran(
+    database: Database, monkeypatch: pytest.MonkeyPatch, ends: bool
+) -> None:
+    """The purge begins before the vacuum and changes rows when the files are rewritten."""
+    job_id = private_job(database)
+    module = sqlite_vacuum if database.is_sqlite else postgresql_vacuum
+    rewrite = module.vacuum
+    audit_id = database.transact(begin_audit, "purge", job_id, ASKED)
+
+    def and_then_purge(*given: Any) -> None:
+        rewrite(*given)
+        database.transact(count_audited, audit_id, 6)
+        if ends:
+            database.transact(finish_audit, audit_id)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "vacuum", and_then_purge)
+        vacuum(database, patience_seconds=20)
+    with database.read() as connection:
+        assert bytes_are_left(connection)
+    vacuum(database, patience_seconds=20)
+    with database.read() as connection:
+        assert not bytes_are_left(connection)
 
 
 def test_what_an_older_transaction_may_still_read_is_waited_for(

@@ -25,6 +25,7 @@ from textmill.db.models import jobs, payloads, results, reuse_keys
 from textmill.db.payloads import decode_payload, encode_payload
 from textmill.db.purge import purge_job
 from textmill.db.queries import iter_results
+from textmill.db.record_purge import find_records, purge_records
 from textmill.db.redaction import find_old, redact_job
 from textmill.db.retry import retry_job
 from textmill.db.session import Database
@@ -33,7 +34,7 @@ from textmill.workers.items import Output
 from textmill.workers.rows import Keeping, gather_outcome
 
 from .. import builders
-from ..builders import claim_all, count, job_of, put, put_job, snapshot, spec
+from ..builders import claim_all, complete, count, job_of, put, put_job, snapshot, spec
 from ..canaries import KEY, files_of, found_in, rows_of
 from ..entries import read_words
 from ..servers import PostgresServer
@@ -315,6 +316,34 @@ def test_a_redaction_brings_nothing_back_that_was_purged_meanwhile(database: Dat
     assert [row.text for row in rows_of(database, job_id)] == [None] * 4
     with database.read() as connection:
         assert read_words(connection) == {}
+
+
+@pytest.mark.parametrize("ids", [{"a"}, {"a", "b", "c", MAIL}], ids=["one", "all"])
+def test_a_redaction_brings_no_waiting_record_back_that_was_purged_meanwhile(
+    database: Database, ids: set[str]
+) -> None:
+    job_id = private_job(database, run=False)
+    database.transact(fail_job, job_id, "no model")
+
+    def purge() -> None:
+        (found,) = find_records(database, ids)
+        purge_records(database, found, ids, {})
+
+    found = redact_job(database, job_id, InterruptedMasker(purge), ASKED)
+
+    left = [record for record in records() if record.record_id not in ids]
+    assert [record.record_id for record in kept_inputs(database)] == [
+        record.record_id for record in left
+    ]
+    assert not any(secret in str(one.inputs) for one in kept_inputs(database) for secret in SECRETS)
+    # Counted once: what was read first is read again.
+    assert found.masked == ({"phone": 1, "card": 2, "iban": 1} if left else {})
+    assert [row.error_code for row in rows_of(database, job_id)] == ["purged"] * len(ids)
+    if left:
+        assert database.transact(retry_job, job_id) == len(left)
+        (claimed,) = claim_all(database, job_id)
+        complete(database, claimed)
+        assert builders.counts(database, job_id) == ("completed_with_errors", 3, 1)
 
 
 def test_a_redaction_changes_no_row_of_a_job_that_runs_again_meanwhile(database: Database) -> None:

@@ -9,6 +9,8 @@ from textmill.producer.openai_batch.fields import invalid, shown, unsupported
 
 ROLE_NAMES = {"developer": "system"}  # the newer name of the same role
 KEYS = ("role", "content", "tool_call_id")
+NOT_READ = ("name", "tool_calls", "function_call", "refusal", "audio")
+"""Further keys that the API has for a message; what else there is the line made up."""
 TEXT = "text"
 
 
@@ -30,7 +32,11 @@ def _plain(place: str, message: Any) -> Any:
     for key, value in message.items():
         # Answers that were copied into a chat have empty ones.
         if key not in KEYS and value is not None and value != []:
-            raise unsupported(f"{place}.{key}", f"is {shown(value)}, which is not supported")
+            raise unsupported(
+                f"{place}.{key}",
+                f"is {shown(value)}, which is not supported",
+                "is not supported" if key in NOT_READ else None,
+            )
     content = message.get("content")
     if isinstance(content, list):
         for at, part in enumerate(content):
@@ -44,4 +50,8 @@ def _plain(place: str, message: Any) -> Any:
 def _check_part(place: str, part: Any) -> None:
     kind = part.get("type") if isinstance(part, dict) else None
     if isinstance(kind, str) and kind != TEXT:
-        raise unsupported(place, f"is of the type {shown(kind)}; only texts can be read")
+        raise unsupported(
+            place,
+            f"is of the type {shown(kind)}; only texts can be read",
+            "is no text; only texts can be read",
+        )

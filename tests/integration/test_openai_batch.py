@@ -19,6 +19,7 @@ from textmill.core.errors import InputError, InvalidJobError, JobConflictError
 from textmill.core.jobs import ChunkStatus, JobSpec, Record
 from textmill.core.messages import ChunkMessage
 from textmill.core.settings import load_settings
+from textmill.core.stored_texts import StoreText
 from textmill.db.chunks import ChunkOutcome, Claim, complete_chunk
 from textmill.db.models import chunks, jobs, results
 from textmill.db.queries import ResultFilter, iter_results
@@ -46,7 +47,13 @@ def line(custom_id: str, url: str, **body: Any) -> dict[str, Any]:
     return {"custom_id": custom_id, "method": "POST", "url": url, "body": body}
 
 
-def load(database: Database, folder: Path, *lines: Any, key: str | None = None) -> Submitted:
+def load(
+    database: Database,
+    folder: Path,
+    *lines: Any,
+    key: str | None = None,
+    store_text: StoreText = StoreText.FULL,
+) -> Submitted:
     """A job of these lines, for a model that is not here."""
     path = folder / "batch.jsonl"
     path.write_text("\n".join(one if isinstance(one, str) else json.dumps(one) for one in lines))
@@ -61,10 +68,14 @@ def load(database: Database, folder: Path, *lines: Any, key: str | None = None) 
             params={},
             columns={},
             id_column=None,
+            store_text=store_text,
         )
-        spec = JobSpec(task=plan.task, model=plan.model, params=plan.params, key=key)
-        spec, _ = validate_spec(spec, load_settings(database_url="postgresql://elsewhere/x"))
-        return submit_job(database, Outbox(), spec, reader)
+        spec = JobSpec(
+            task=plan.task, model=plan.model, params=plan.params, key=key, store_text=store_text
+        )
+        settings = load_settings(database_url="postgresql://elsewhere/x")
+        spec, _ = validate_spec(spec, settings)
+        return submit_job(database, Outbox(), spec, reader, hash_key=settings.hash_key_bytes)
 
 
 def work(database: Database, job_id: str, errors: Mapping[int, str] | None = None) -> list[Record]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from textmill.core.prompts import Chat, read_chat
-from textmill.producer.openai_batch.fields import invalid, shown, unsupported
+from textmill.core.prompts import ROLES, Chat, read_chat
+from textmill.producer.openai_batch.fields import FieldError, invalid, shown, unsupported
 
 ROLE_NAMES = {"developer": "system"}  # the newer name of the same role
 KEYS = ("role", "content", "tool_call_id")
@@ -41,10 +41,19 @@ def _plain(place: str, message: Any) -> Any:
     if isinstance(content, list):
         for at, part in enumerate(content):
             _check_part(f"{place}.content[{at}]", part)
-    role = message.get("role")
-    if isinstance(role, str):
-        role = ROLE_NAMES.get(role, role)
-    return {"role": role, "content": content}
+    return {"role": _read_role(f"{place}.role", message.get("role")), "content": content}
+
+
+def _read_role(place: str, role: Any) -> Any:
+    """The role as a record has it; one that is missing is left to ``read_chat``."""
+    if role is None or role in ROLES:
+        return role
+    if isinstance(role, str) and role in ROLE_NAMES:
+        return ROLE_NAMES[role]
+    # Said here: read_chat does not know of the further names.
+    expected = f"expected one of: {', '.join([*ROLE_NAMES, *ROLES])}"
+    problem = f"{place} is {shown(role)}; {expected}"
+    raise FieldError("invalid_messages", problem, place, f"{place} has a wrong value; {expected}")
 
 
 def _check_part(place: str, part: Any) -> None:

@@ -159,9 +159,11 @@ def _begin(connection: Connection, job_id: str, asked: Mapping[str, Any]) -> int
 
 
 def without_inputs(job: Row[Any]) -> dict[str, Any]:
-    """The job's options without those that stand for an input of every record."""
+    """The job's options without those that stand for an input, of every record or of a line."""
     task = TASKS.get(job.task)
     inputs = task.params.INPUTS if task is not None else frozenset()
+    if task is not None and job.params.get("openai_batch"):
+        inputs |= task.params.FROM_LINES
     return {name: value for name, value in job.params.items() if name not in inputs}
 
 

@@ -11,7 +11,7 @@ from typing import Any, Unpack
 from textmill.core.errors import InvalidJobError
 from textmill.core.jobs import JobSpec
 from textmill.core.settings import load_settings
-from textmill.core.stored_texts import parse_store_text
+from textmill.core.stored_texts import StoreText, parse_store_text
 from textmill.core.tasks import get_task, take_own_columns
 from textmill.db.sql import TIMEOUT_SECONDS, Answer, ask
 from textmill.producer.job import Job, open_session
@@ -96,7 +96,10 @@ def submit(
     )
     batch, inputs = _find_batch(inputs, reading)
     with batch or nullcontext():
-        task, model, params = _plan(batch, task, model, model_alias, params, columns, id_column)
+        store = parse_store_text(store_text)
+        task, model, params = _plan(
+            batch, task, model, model_alias, params, columns, id_column, store
+        )
         spec = JobSpec(
             task=task,
             model=model,
@@ -110,7 +113,7 @@ def submit(
             priority=parse_priority(priority),
             key=key,
             max_error_rate=max_error_rate,
-            store_text=parse_store_text(store_text),
+            store_text=store,
             full_text=full_text,
             index_columns=_names("index_columns", index_columns),
             reuse=reuse,
@@ -147,6 +150,7 @@ def _plan(
     params: dict[str, Any],
     columns: dict[str, str],
     id_column: str | None,
+    store_text: StoreText,
 ) -> tuple[str, str, dict[str, Any]]:
     """The job's task, model and parameters; those of ``columns`` that are for options are taken."""
     if batch is not None:
@@ -158,6 +162,7 @@ def _plan(
             params=params,
             columns=columns,
             id_column=id_column,
+            store_text=store_text,
         )
         return plan.task, plan.model, plan.params
     if aliases:

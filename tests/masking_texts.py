@@ -82,6 +82,15 @@ PRESENT: list[tuple[str | None, str]] = [
     ("FR", "au <PHONE:01 42 68 53 00> ou <PHONE:06.12.34.56.78>"),
     ("IN", "<PHONE:098765 43210>"),
     ("BR", "<PHONE:(11) 91234-5678>"),
+    # side by side, with nothing but blanks between
+    ("GB", "tel <PHONE:07911 123456> <PHONE:07911 123457>"),
+    ("GB", "<PHONE:020 7946 0958>  <PHONE:020 7946 0959>."),
+    ("GB", "(<PHONE:0161 496 0123> <PHONE:07911123456> <PHONE:0044 20 7946 0958>)"),
+    ("GB", "12 <PHONE:020 7946 0958> 7 <PHONE:07911 123 456> 12E456"),
+    ("DE", "<PHONE:030 901820> <PHONE:030 901821>"),
+    ("DE", "<PHONE:030 9018 2000>\u00a0<PHONE:030 9018 2001>"),
+    ("FR", "<PHONE:01 42 68 53 00>   <PHONE:06 12 34 56 78> <PHONE:01 42 68 53 01>"),
+    ("US", "<PHONE:212 555 2368> <PHONE:212 555 2369>"),
     # cards
     (None, "card <CARD:4111 1111 1111 1111>, exp 12/27"),
     (None, "<CARD:4111111111111111>"),
@@ -232,6 +241,7 @@ BEYOND: list[tuple[str | None, str]] = [
     ("US", "020 7946 0958"),
     (None, "0044 20 7946 0958"),
     ("GB", "7946 0958"),  # without the code of its city
+    ("GB", "20 7946 0958 20 7946 0959"),  # side by side without the 0 before each
     ("GB", "oh seven nine four six, one two three four five six"),
     ("GB", "07946 12E456"),
     ("GB", "08700621170150p"),  # a price that touches the number

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from textmill.core.errors import InvalidJobError
+from textmill.core.masking.phone_runs import find_in_runs
 
 INTERNATIONAL = re.compile(r"[+\uff0b][\s(]*\d")
 FEWEST = re.compile(r"\d(?:\D*\d){6}")
@@ -37,13 +38,24 @@ def find_phones(text: str, region: str | None) -> Iterator[tuple[int, int]]:
     """Start and end of each number; without a region only those that begin with a plus."""
     if not (FEWEST if region else INTERNATIONAL).search(text):
         return
+    clear = UNCLEAR.sub(_cleared, text)
+    for start, stop in _find_all(clear, region):
+        around = clear[start] in OPENING and not CLOSING.search(clear, start, stop)  # more than it
+        yield start + around, stop
+
+
+def _find_all(text: str, region: str | None) -> Iterator[tuple[int, int]]:
+    """What the library finds, and between that what is in runs of groups."""
     import phonenumbers
 
-    clear = UNCLEAR.sub(_cleared, text)
-    for match in phonenumbers.PhoneNumberMatcher(clear, region, max_tries=len(text)):
-        number = match.raw_string
-        around = number[0] in OPENING and not CLOSING.search(number)  # a bracket around more
-        yield match.start + around, match.end
+    end = 0
+    for match in phonenumbers.PhoneNumberMatcher(text, region, max_tries=len(text)):
+        if region:
+            yield from find_in_runs(text, end, match.start, region)
+        end = match.end
+        yield match.start, end
+    if region:
+        yield from find_in_runs(text, end, len(text), region)
 
 
 def _cleared(found: re.Match[str]) -> str:

@@ -40,6 +40,10 @@ class TaskParams(BaseModel):
     INPUTS: ClassVar[frozenset[str]] = frozenset()
     """The options that stand for an input of every record; a purge removes them."""
 
+    FROM_LINES: ClassVar[frozenset[str]] = frozenset()
+    """The options that a line of an OpenAI batch may give in words of its own. The job has those of
+    its first line, unless it keeps no texts; a purge removes them."""
+
     own_columns: dict[str, str] = Field(
         default={},
         description="option to the column of each record's own value of it",

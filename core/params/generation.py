@@ -32,6 +32,7 @@ class GenerationParams(TaskParams):
             "system",
         }
     )
+    FROM_LINES: ClassVar[frozenset[str]] = frozenset({"stop", "json_schema"})
 
     max_new_tokens: int = Field(
         default=256, ge=1, description="an answer ends after so many tokens at the latest"

@@ -67,6 +67,7 @@ def choose_task(
     given: Mapping[str, Any], options: TaskOptions, batch: BatchReader | None
 ) -> tuple[str, str, dict[str, Any]]:
     """Task, model and parameters of the job; raises InvalidJobError."""
+    from textmill.core.stored_texts import parse_store_text
     from textmill.producer.openai_batch import parse_aliases, plan_batch, refuse_aliases
     from textmill.producer.readers.options import OPENAI_BATCH
     from textmill.producer.readers.streams import STDIN
@@ -81,6 +82,7 @@ def choose_task(
             params=options.params,
             columns=options.columns,
             id_column=given["id_column"],
+            store_text=parse_store_text(given["store_text"]),
         )
         return plan.task, plan.model, plan.params
     if aliases:

@@ -34,6 +34,9 @@ def export_batch(rows: Iterable[Result], job: Row[Any], out: Path | None, *, who
     say(f"{plural(counts.answers, 'answer')} in {out}")
     if counts.errors:
         say(f"{plural(counts.errors, 'error')} in {counts.errors_out}")
+    if counts.purged:
+        left_out = plural(counts.purged, "record")
+        say(f"note: {left_out} {'was' if counts.purged == 1 else 'were'} purged and left out")
     missing = job.total_records - job.done_records - job.error_records
     if missing or counts.unfinished:
         say(f"note: the job is {job.status}; {number(missing)} of its records have no result")

@@ -24,21 +24,35 @@ MOST_CHOICES = 128
 
 
 class FieldError(RecordError):
-    """A line cannot be honoured because of one field of its body."""
+    """A line cannot be honoured because of one field of its body.
 
-    def __init__(self, code: str, message: str, field: str) -> None:
+    ``unquoting`` says so with nothing in it that the line chose; without it the field's name is
+    the line's own too.
+    """
+
+    def __init__(self, code: str, message: str, field: str, unquoting: str | None = None) -> None:
         super().__init__(code, message)
         self.field = field
+        self.unquoting = unquoting
 
 
-def unsupported(field: str, problem: str) -> FieldError:
-    """The error of a field that is right and cannot be honoured."""
-    return FieldError("unsupported_parameter", f"{field} {problem}", field)
+def unsupported(field: str, problem: str, unquoting: str | None = None) -> FieldError:
+    """The error of a field that is right and cannot be honoured; ``unquoting`` is as ``problem``.
+
+    Without it neither the problem nor the field's name is kept where texts are not.
+    """
+    kept = None if unquoting is None else f"{field} {unquoting}"
+    return FieldError("unsupported_parameter", f"{field} {problem}", field, kept)
 
 
 def invalid(field: str, value: Any, expected: str) -> FieldError:
-    """The error of a field whose value is wrong."""
-    return FieldError("invalid_params", f"{field} is {shown(value)}; expected {expected}", field)
+    """The error of a field of the API whose value is wrong."""
+    return FieldError(
+        "invalid_params",
+        f"{field} is {shown(value)}; expected {expected}",
+        field,
+        f"{field} has a wrong value; expected {expected}",
+    )
 
 
 def shown(value: Any) -> str:
@@ -109,7 +123,8 @@ def _read_response_format(field: str, value: Any) -> Options:
     try:
         return {"json_schema": read_schema(named["schema"])}
     except InvalidJobError as error:
-        raise unsupported(f"{field}.json_schema.schema", f"cannot be enforced: {error}") from None
+        place, problem = f"{field}.json_schema.schema", "cannot be enforced"
+        raise unsupported(place, f"{problem}: {error}", problem) from None
 
 
 def _read_encoding(field: str, value: Any) -> Options:
@@ -131,7 +146,11 @@ def _only(*harmless: Any) -> Read:
             return {}
         without = " or ".join(map(shown, harmless))
         advice = f"{without}, or no such field" if harmless else "no such field"
-        raise unsupported(field, f"is {shown(value)}, which is not supported; expected {advice}")
+        raise unsupported(
+            field,
+            f"is {shown(value)}, which is not supported; expected {advice}",
+            f"has a value that is not supported; expected {advice}",
+        )
 
     return read
 

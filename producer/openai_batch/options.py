@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from textmill.core.errors import InvalidJobError, RecordError
+from textmill.core.stored_texts import StoreText
 from textmill.core.tasks import get_task, validate_params
 from textmill.producer.openai_batch.endpoints import Endpoint
 from textmill.producer.openai_batch.fields import Options, unsupported
@@ -23,7 +24,8 @@ class JobOptions:
     """The endpoint's defaults under what the person asked for, as the first good line has them.
 
     Most files say the same in every line, and then no record needs options of its own. ``params``
-    are the job's. Raises InvalidJobError for options that cannot be.
+    are the job's. ``store_text`` says what rows and job may keep of a line. Raises InvalidJobError
+    for options that cannot be.
     """
 
     def __init__(
@@ -31,8 +33,10 @@ class JobOptions:
         endpoint: Endpoint,
         given: Mapping[str, Any] | None = None,
         samples: Sequence[Mapping[str, Any]] = (),
+        store_text: StoreText = StoreText.FULL,
     ) -> None:
         self.endpoint = endpoint
+        self.store_text = store_text
         self._task = get_task(endpoint.task)
         self._base = self._check(
             dict(endpoint.defaults) | {"openai_batch": endpoint.url} | dict(given or {})
@@ -52,8 +56,15 @@ class JobOptions:
         """Whether answers may be drawn."""
         return self.endpoint.task == "generation"
 
+    @property
+    def keep_texts(self) -> bool:
+        """Whether rows and job keep what a line says in words; else no word of it, and no quote."""
+        return self.store_text == StoreText.FULL
+
     def _unshared(self) -> Options:
-        return {name: self._base[name] for name in NOT_SHARED if name in self._base}
+        """What the job has as it was asked for, whatever its first line says."""
+        own = set() if self.keep_texts else self._task.params.FROM_LINES
+        return {name: self._base[name] for name in {*NOT_SHARED, *own} if name in self._base}
 
     def own(self, request: Request) -> Options:
         """The options in which a line differs from the job; raises RecordError."""
@@ -73,7 +84,8 @@ class JobOptions:
         if whole["temperature"] == 0:
             whole["top_p"] = whole["top_k"] = None  # nothing is drawn
         if whole["json_schema"] is not None and whole["stop"]:
-            raise unsupported("stop", "would cut the JSON that response_format asks for")
+            problem = "would cut the JSON that response_format asks for"
+            raise unsupported("stop", problem, problem)
         if "seed" in request.options:
             whole["draws"] = "0"  # of equal requests with equal seeds the answers are equal
         return whole

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from textmill.core.errors import InputError, InvalidJobError
+from textmill.core.stored_texts import StoreText
 from textmill.producer.openai_batch.options import JobOptions
 from textmill.producer.openai_batch.reader import BatchReader
 from textmill.producer.readers.options import OPENAI_BATCH
@@ -33,8 +34,9 @@ def plan_batch(
     params: Mapping[str, Any],
     columns: Mapping[str, str],
     id_column: str | None,
+    store_text: StoreText,
 ) -> BatchPlan:
-    """The job of a batch; tells the reader how to read it.
+    """The job of a batch; tells the reader how to read it, and what to keep of a line.
 
     ``params`` count where a line says nothing. Raises InvalidJobError for what contradicts the
     file; InputError that lists all names, after reading all lines, if the first has no model.
@@ -49,7 +51,7 @@ def plan_batch(
     named = [*columns, *params.get("own_columns", ()), *(["id"] if id_column else [])]
     _check_given(reader, [name for name in params if name in FROM_THE_FILE])
     _check_given(reader, [f"{name}_column" for name in named])
-    job = JobOptions(endpoint, params, reader.samples)
+    job = JobOptions(endpoint, params, reader.samples, store_text)
     reader.use(job)
     chosen = _choose_model(reader, model, aliases)
     return BatchPlan(endpoint.task, chosen, job.params)

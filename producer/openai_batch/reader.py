@@ -136,7 +136,12 @@ class BatchReader:
             yield self._current
 
     def _builder(self, source: Source) -> LineBuilder:
-        return LineBuilder(source.name, source.unit, skip_bad=self._options.skip_bad)
+        return LineBuilder(
+            source.name,
+            source.unit,
+            skip_bad=self._options.skip_bad,
+            store_text=self._job.store_text,
+        )
 
     def _first_rows(self) -> Sequence[Mapping[str, Any]]:
         rows = self._current.sample()

@@ -8,6 +8,7 @@ from typing import Any
 from textmill.core.errors import RecordError
 from textmill.core.jobs import BadRecord, Record
 from textmill.core.params import OPENAI_COLUMN
+from textmill.core.stored_texts import kept_message
 from textmill.producer.openai_batch.fields import FieldError, Options
 from textmill.producer.openai_batch.options import JobOptions
 from textmill.producer.openai_batch.requests import Request, read_request
@@ -22,12 +23,13 @@ def expand_line(
         request = read_request(job.endpoint, body)
         own = job.own(request)
     except RecordError as error:
-        yield _refuse(line, index, error, place)
+        yield _refuse(line, index, error, place, job)
         return
     texts = [text for text in request.texts for _ in range(request.choices)]
     for part, text in enumerate(texts):
         options = own | _draws(job, request, part, line.record_id)
-        about = _about(request, options, part, len(texts))
+        # Where no text is kept a row keeps no options either: they may be in words.
+        about = _about(request, options if job.keep_texts else {}, part, len(texts))
         extra = {OPENAI_COLUMN: about} | (line.extra or {})
         yield Record(index + part, line.record_id, {"text": text}, options or None, extra)
 
@@ -56,10 +58,14 @@ def _about(request: Request, options: Options, part: int, parts: int) -> dict[st
     return about
 
 
-def _refuse(line: Record, index: int, error: RecordError, place: str) -> BadRecord:
+def _refuse(line: Record, index: int, error: RecordError, place: str, job: JobOptions) -> BadRecord:
     name = line.inputs["body"].get("model")
     about: dict[str, Any] = {"model": name if isinstance(name, str) else None}
-    if isinstance(error, FieldError):
+    unquoting = error.unquoting if isinstance(error, FieldError) else None
+    if isinstance(error, FieldError) and (job.keep_texts or unquoting is not None):
         about["param"] = error.field
+    message = error.message
+    if not job.keep_texts:
+        message = unquoting or kept_message(job.store_text, error.code, message)
     extra = {OPENAI_COLUMN: about} | (line.extra or {})
-    return BadRecord(index, line.record_id, error.code, f"{place}: {error.message}", extra)
+    return BadRecord(index, line.record_id, error.code, f"{place}: {message}", extra)

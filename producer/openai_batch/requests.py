@@ -46,7 +46,8 @@ def read_request(endpoint: Endpoint, body: Mapping[str, Any]) -> Request:
     )
     best_of = options.pop("best_of", None)
     if best_of is not None and best_of != request.choices:
-        raise unsupported("best_of", f"is {best_of}, which is not supported; expected it to be n")
+        problem = f"is {best_of}, which is not supported; expected it to be n"
+        raise unsupported("best_of", problem, problem)
     request.options = options
     return request
 
@@ -69,12 +70,11 @@ def _choose_limit(options: Options, body: Mapping[str, Any]) -> None:
     if limit is None:
         return
     if options.setdefault("max_new_tokens", limit) != limit:
-        raise FieldError(
-            "invalid_params",
+        problem = (
             f"max_tokens is {body['max_tokens']} and max_completion_tokens {limit}; they mean the "
-            "same, so expected one of them",
-            "max_tokens",
+            "same, so expected one of them"
         )
+        raise FieldError("invalid_params", problem, "max_tokens", problem)
 
 
 def _read_texts(endpoint: Endpoint, value: Any) -> list[str]:
@@ -82,11 +82,11 @@ def _read_texts(endpoint: Endpoint, value: Any) -> list[str]:
         return [write_chat(read_messages(value))]
     texts = value if isinstance(value, list) else [value]
     if any(isinstance(text, int | list) and not isinstance(text, bool) for text in texts):
-        raise unsupported(
-            endpoint.field,
+        problem = (
             "holds tokens of another model's vocabulary, which no other model can read; "
-            "expected texts",
+            "expected texts"
         )
+        raise unsupported(endpoint.field, problem, problem)
     if not texts or not all(isinstance(text, str) for text in texts):
         raise invalid(endpoint.field, value, "a text or a list of texts")
     for place, text in enumerate(texts):

@@ -13,6 +13,8 @@ import orjson
 from sqlalchemy import Row
 
 from textmill.core.errors import InvalidJobError
+from textmill.core.params import OPENAI_COLUMN
+from textmill.db.purge import PURGED_ID
 from textmill.db.queries import Result
 from textmill.producer.exports.atomic import new_text_file, refuse_existing
 from textmill.producer.openai_batch.responses import Answers, about_line
@@ -26,11 +28,13 @@ class BatchCounts:
     errors: int
     unfinished: int  # lines of several answers of which one is not there yet
     errors_out: Path
+    purged: int = 0  # records: how many of them were one line is purged too
 
 
 def write_openai_batch(rows: Iterable[Result], job: Row[Any], out: Path) -> BatchCounts:
     """Write ``out`` and, if there are errors, ``out.errors.jsonl`` beside it, in input order.
 
+    Lines whose records were purged are left out: what they asked, and their ids, are gone.
     ``rows`` are all rows of the job in input order. Raises InvalidJobError for a job that is no
     batch, or a file that exists; ServiceUnavailableError if the disk refuses. A file under its
     final name is whole.
@@ -40,10 +44,11 @@ def write_openai_batch(rows: Iterable[Result], job: Row[Any], out: Path) -> Batc
     refuse_existing(errors_out)
     written = {False: 0, True: 0}
     unfinished = 0
+    kept = _Unpurged(rows)
     with ExitStack() as stack:
         file = stack.enter_context(new_text_file(out))
         errors: IO[str] | None = None
-        for group in group_lines(rows, job):
+        for group in group_lines(kept, job):
             if group is None:
                 unfinished += 1
                 continue
@@ -54,7 +59,22 @@ def write_openai_batch(rows: Iterable[Result], job: Row[Any], out: Path) -> Batc
             written[failed] += 1
             target = errors if failed and errors is not None else file
             target.write(orjson.dumps(line).decode() + "\n")
-    return BatchCounts(written[False], written[True], unfinished, errors_out)
+    return BatchCounts(written[False], written[True], unfinished, errors_out, kept.purged)
+
+
+class _Unpurged:
+    """The rows whose records were not purged; ``purged`` counts the others."""
+
+    def __init__(self, rows: Iterable[Result]) -> None:
+        self._rows = rows
+        self.purged = 0
+
+    def __iter__(self) -> Iterator[Result]:
+        for row in self._rows:
+            if row.record_id == PURGED_ID:
+                self.purged += 1
+            else:
+                yield row
 
 
 def endpoint_of(job: Row[Any]) -> str:
@@ -89,8 +109,8 @@ def _place(row: Result, job: Row[Any]) -> tuple[int, int]:
     about = about_line(row)
     if about is None and row.error_code is None:
         raise InvalidJobError(
-            f"the row of record {row.record_id!r} has lost what it kept of its request; job "
-            f"{job.id} was purged, and can be exported as jsonl or csv only"
+            f"the row of record {row.record_id!r} of job {job.id} has lost what it kept of its "
+            f"request; expected it in its extra, as {OPENAI_COLUMN!r}; pass --format jsonl or csv"
         )
     about = about or {}
     return about.get("part", 0), about.get("parts", 1)

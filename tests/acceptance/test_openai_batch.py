@@ -137,6 +137,15 @@ def test_completions_and_embeddings(shell: Shell) -> None:
         *("invalid_params", "context_length_exceeded")
     ]
 
+    # Of a line whose record was purged nothing is written; how many there are is said.
+    purge = ["purge", "--job", "last", "--record-id", "d", "--record-id", "a", "--yes"]
+    assert shell.run(*purge, "--no-vacuum").returncode == 0
+    left = shell.run(*export, "left.jsonl")
+    told = "1 answer in left.jsonl\n1 error in left.errors.jsonl\n"
+    assert left.stderr == told + "note: 3 records were purged and left out\n"
+    assert list(answers(shell.folder / "left.jsonl")) == ["b"]
+    assert list(answers(shell.folder / "left.errors.jsonl")) == ["c"]
+
 
 def test_a_dry_run_a_key_and_stdin(shell: Shell) -> None:
     model = save_generator(shell.folder / "model")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from textmill.db.models import metadata, words_metadata
+from textmill.producer.exports.atomic import new_file
 
 from ..documented import JOB, console_blocks
 from .conftest import ROOT, TEXTMILL, Shell
@@ -53,6 +55,16 @@ def test_the_table_names_every_table_and_every_column_with_a_record_in_it() -> N
     jobs = {column.name for column in tables["jobs"].columns}
     counts = {name for name in jobs if name.endswith(("_records", "_tokens", "_seconds", "_at"))}
     assert jobs - counts - OF_THE_RUN - {"hash_key_id"} <= named
+
+
+def test_the_name_beside_an_export_has_the_form_that_it_says(tmp_path: Path) -> None:
+    (named,) = re.findall(r"`(\.spam\.csv[^`]*)`", PAGE)
+    with new_file(tmp_path / "spam.csv"):
+        (beside,) = tmp_path.iterdir()
+    assert len(named) == len(beside.name)
+    form = r"\.spam\.csv\.[0-9a-f]{12}\.part"
+    assert re.fullmatch(form, named)
+    assert re.fullmatch(form, beside.name)
 
 
 def _timeless(text: str) -> str:

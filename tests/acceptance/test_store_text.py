@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from openai.types.chat import ChatCompletion
 
 from textmill.core.stored_texts import hash_text, key_id
 
@@ -168,3 +169,44 @@ def test_no_question_context_or_prompt_is_in_the_rows_of_real_runners(shell: She
     assert found["output"]
     for job in shell.rows("jobs"):
         assert "zqcanary" not in str(job)
+
+
+@pytest.mark.parametrize("mode", ["hash", "none"])
+def test_no_word_of_an_openai_batch_is_in_any_file(shell: Shell, mode: str) -> None:
+    shell.env |= KEY
+    model = save_generator(shell.folder / "model", every_byte=True, context=512)
+    chat = [{"role": "user", "content": "my secret is zqcanary"}]
+    bodies: list[dict[str, object]] = [
+        {"messages": chat, "stop": ["zqcanary"]},  # the first line's options are the job's
+        {"messages": chat, "stop": ["zqcanary too"], "n": 2},
+        {"messages": "my secret is zqcanary"},
+        {"messages": chat, "temperature": "zqcanary"},
+        {"messages": [chat[0] | {"name": "zqcanary"}]},
+        {"messages": [{"role": "zqcanary", "content": "a"}]},
+        {"messages": chat, "zqcanary": 1},
+        {"messages": chat, "response_format": {"type": "zqcanary"}},
+    ]
+    lines = [
+        {
+            "custom_id": f"line-{number}",
+            "method": "POST",
+            "url": "/v1/chat/completions",
+            "body": {"model": "gpt-4o-mini", "temperature": 0, "max_tokens": 6, **body},
+        }
+        for number, body in enumerate(bodies)
+    ]
+    batch = shell.write("batch.jsonl", "".join(json.dumps(one) + "\n" for one in lines))
+    done = shell.run("run", batch, "--model", model, "--store-text", mode, "--devices", "cpu")
+    assert done.returncode == 3, done.stderr
+    exported = shell.run("results", "last", "--format", "openai-batch", "--out", "out.jsonl")
+    assert exported.returncode == 0, exported.stderr
+    assert exported.stderr == "2 answers in out.jsonl\n6 errors in out.errors.jsonl\n"
+    answers = [json.loads(text) for text in (shell.folder / "out.jsonl").read_text().splitlines()]
+    assert [one["custom_id"] for one in answers] == ["line-0", "line-1"]
+    for one in answers:
+        ChatCompletion.model_validate(one["response"]["body"], strict=True)
+    assert "zqcanary" not in (shell.folder / "out.errors.jsonl").read_text()
+
+    assert shell.run("db", "vacuum").returncode == 0
+    assert b"line-7" in _bytes(shell)
+    assert b"zqcanary" not in _bytes(shell)

@@ -19,9 +19,11 @@ from textmill.core.errors import InputError, InvalidJobError, JobConflictError
 from textmill.core.jobs import ChunkStatus, JobSpec, Record
 from textmill.core.messages import ChunkMessage
 from textmill.core.settings import load_settings
+from textmill.core.stored_texts import StoreText
 from textmill.db.chunks import ChunkOutcome, Claim, complete_chunk
 from textmill.db.models import chunks, jobs, results
 from textmill.db.queries import ResultFilter, iter_results
+from textmill.db.record_purge import find_records, purge_records
 from textmill.db.rerun import rerun_job
 from textmill.db.results import ResultRow, to_json
 from textmill.db.session import Database
@@ -46,7 +48,13 @@ def line(custom_id: str, url: str, **body: Any) -> dict[str, Any]:
     return {"custom_id": custom_id, "method": "POST", "url": url, "body": body}
 
 
-def load(database: Database, folder: Path, *lines: Any, key: str | None = None) -> Submitted:
+def load(
+    database: Database,
+    folder: Path,
+    *lines: Any,
+    key: str | None = None,
+    store_text: StoreText = StoreText.FULL,
+) -> Submitted:
     """A job of these lines, for a model that is not here."""
     path = folder / "batch.jsonl"
     path.write_text("\n".join(one if isinstance(one, str) else json.dumps(one) for one in lines))
@@ -61,10 +69,14 @@ def load(database: Database, folder: Path, *lines: Any, key: str | None = None) 
             params={},
             columns={},
             id_column=None,
+            store_text=store_text,
         )
-        spec = JobSpec(task=plan.task, model=plan.model, params=plan.params, key=key)
-        spec, _ = validate_spec(spec, load_settings(database_url="postgresql://elsewhere/x"))
-        return submit_job(database, Outbox(), spec, reader)
+        spec = JobSpec(
+            task=plan.task, model=plan.model, params=plan.params, key=key, store_text=store_text
+        )
+        settings = load_settings(database_url="postgresql://elsewhere/x")
+        spec, _ = validate_spec(spec, settings)
+        return submit_job(database, Outbox(), spec, reader, hash_key=settings.hash_key_bytes)
 
 
 def work(database: Database, job_id: str, errors: Mapping[int, str] | None = None) -> list[Record]:
@@ -297,16 +309,45 @@ def test_files_that_exist_stay_as_they_are(database: Database, tmp_path: Path) -
     assert sorted(path.name for path in tmp_path.glob("*out*")) == ["out.jsonl"]
 
 
-def test_other_jobs_and_purged_ones_are_refused(database: Database, tmp_path: Path) -> None:
+def test_other_jobs_and_rows_that_lost_their_request_are_refused(
+    database: Database, tmp_path: Path
+) -> None:
     other = builders.make_job(database)
     with pytest.raises(InvalidJobError, match="was not submitted from an OpenAI batch file"):
         export(database, other, tmp_path / "out.jsonl")
     job_id = load(database, tmp_path, line("a", CHAT, messages=HELLO)).job_id
     work(database, job_id)
     put(database, results, results.c.job_id == job_id, extra=None)
-    with pytest.raises(InvalidJobError, match="'a' has lost what it kept of its request"):
+    with pytest.raises(InvalidJobError, match=r"'a' of job \w+ has lost what it kept"):
         export(database, job_id, tmp_path / "out.jsonl")
     assert list(tmp_path.glob("*out*")) == []
+
+
+@pytest.mark.parametrize("taken", ["two", "refused", "failed", "two refused failed"])
+def test_lines_whose_records_were_purged_are_left_out(
+    database: Database, tmp_path: Path, taken: str
+) -> None:
+    lines = [
+        line("a", CHAT, messages=HELLO),
+        line("two", CHAT, messages=HELLO, n=2),
+        line("refused", CHAT, messages=HELLO, logprobs=True),
+        line("failed", CHAT, messages=HELLO),
+        line("b", CHAT, messages=HELLO),
+        line("odd", CHAT, messages=HELLO, logprobs=True),
+    ]
+    job_id = load(database, tmp_path, *lines).job_id
+    work(database, job_id, {4: "prompt_too_long"})
+    ids = set(taken.split())
+    (found,) = find_records(database, ids, job_id)
+    purged = purge_records(database, found, ids, {})
+    counts = export(database, job_id, tmp_path / "out.jsonl")
+    assert counts.purged == purged == len(ids) + ("two" in ids)
+    assert counts.unfinished == 0
+    answered = [found["custom_id"] for found in lines_of(tmp_path / "out.jsonl")]
+    assert answered == [name for name in ("a", "two", "b") if name not in ids]
+    assert len(bodies(tmp_path / "out.jsonl", ChatCompletion)) == counts.answers == len(answered)
+    errors = [found["custom_id"] for found in lines_of(tmp_path / "out.errors.jsonl")]
+    assert errors == [name for name in ("refused", "failed", "odd") if name not in ids]
 
 
 def test_every_record_runs_again_with_its_own_options(database: Database, tmp_path: Path) -> None:

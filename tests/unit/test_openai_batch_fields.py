@@ -249,7 +249,13 @@ NOT_READ = "unsupported_parameter"
         ({"role": "user", "content": [SOUND]}, NOT_READ, '"input_audio"; only texts can be read'),
         ({"role": "user", "content": "a", "name": "Ada"}, NOT_READ, 'messages[0].name is "Ada"'),
         ({"role": "assistant", "tool_calls": [{"id": "c"}]}, NOT_READ, "messages[0].tool_calls"),
-        ({"role": "function", "content": "a"}, "invalid_messages", "role 'function'"),
+        (
+            {"role": "function", "content": "a"},
+            "invalid_messages",
+            'messages[0].role is "function"; expected one of: developer, system, user, assistant, '
+            "tool",
+        ),
+        ({"role": ["user"], "content": "a"}, "invalid_messages", 'messages[0].role is ["user"]'),
         ({"role": "user"}, "invalid_messages", "message 1 has no content"),
         ({"role": "user", "content": " "}, "invalid_messages", "empty content"),
         ({"content": "a"}, "invalid_messages", "message 1 has no role"),

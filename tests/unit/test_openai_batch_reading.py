@@ -15,6 +15,7 @@ import pytest
 from textmill.core.errors import InputError, InvalidJobError
 from textmill.core.jobs import BadRecord, Record
 from textmill.core.params import GenerationParams
+from textmill.core.stored_texts import StoreText
 from textmill.core.tasks import get_task, read_own_params, validate_params
 from textmill.producer.openai_batch import (
     BatchReader,
@@ -55,7 +56,7 @@ def open_one(path: Path, **options: Any) -> BatchReader:
 
 def plan(reader: BatchReader, **given: Any) -> BatchPlan:
     usual: dict[str, Any] = {"task": None, "model": "", "aliases": {}, "params": {}}
-    usual |= {"columns": {}, "id_column": None}
+    usual |= {"columns": {}, "id_column": None, "store_text": StoreText.FULL}
     return plan_batch(reader, **usual | given)
 
 

@@ -73,17 +73,23 @@ class ResultFilter:
         for name, (kind, expected) in kinds.items():
             if not isinstance(value := getattr(self, name), kind):
                 raise InvalidJobError(f"{name} is {value!r}; expected {expected}")
+        for column in self.where:
+            if not isinstance(column, str):
+                raise InvalidJobError(
+                    f"where has the column {column!r}; expected its name as text, "
+                    "such as {'country': 'DE'}"
+                )
 
     def _check_scores(self) -> None:
-        least, most = self.min_score, self.max_score
-        for name, score in (("min_score", least), ("max_score", most)):
-            if score is not None and math.isnan(score):
-                raise InvalidJobError(f"{name} is {score}; expected a number")
+        least = _as_score("min_score", self.min_score)
+        most = _as_score("max_score", self.max_score)
         if least is not None and most is not None and least > most:
             raise InvalidJobError(
                 f"min_score is {least} and max_score {most}, which no score fulfils; "
                 "expected a lower and an upper bound"
             )
+        object.__setattr__(self, "min_score", least)
+        object.__setattr__(self, "max_score", most)
 
     def _texts(self) -> Iterator[tuple[str, Any]]:
         for name in ("label", "search", "error_code", "record_id"):
@@ -95,7 +101,7 @@ class ResultFilter:
     @property
     def wanted_values(self) -> dict[str, str]:
         """Of each column of ``where`` the text that its value is compared with."""
-        values = {name: value_text(value) for name, value in self.where.items()}
+        values = {name: _where_text(name, value) for name, value in self.where.items()}
         for name, value in values.items():
             if value is None:
                 given = self.where[name]
@@ -120,6 +126,28 @@ class ResultFilter:
         raise InvalidJobError(
             f"after is {self.after!r}; expected what an earlier page of the same order ended with"
         )
+
+
+def _where_text(name: str, value: Any) -> str | None:
+    try:
+        return value_text(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        raise InvalidJobError(
+            f"where {name!r} is a whole number of too many digits; expected it as text"
+        ) from None
+
+
+def _as_score(name: str, score: float | None) -> float | None:
+    """The score as databases take it, which have no whole numbers of any size."""
+    try:
+        found = None if score is None else float(score)
+    except OverflowError:
+        raise InvalidJobError(
+            f"{name} is a whole number of over 300 digits; expected a score, such as 0.5"
+        ) from None
+    if found is not None and math.isnan(found):
+        raise InvalidJobError(f"{name} is {score}; expected a number")
+    return found
 
 
 def place_after(wanted: ResultFilter, record_index: int, score: float | None) -> str:

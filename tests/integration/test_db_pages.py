@@ -233,6 +233,33 @@ def test_rows_of_more_labels_than_are_merged_come_by_their_score(
         assert indexes(page) == sorted(range(7, 600, 150), key=expected.index)
 
 
+def test_many_labels_are_asked_for_in_few_queries(database: Database) -> None:
+    """Of its own each label would be one; and some rows have none."""
+    names = ["it's", 'a "b"', "é 🏳", "1", "null", *(f"label {n}" for n in range(1200))]
+    rows = [
+        ResultRow(n, f"r{n}", "x", None, names[n % 1300] if n % 1300 < 1205 else None, n / 2600)
+        for n in range(2600)
+    ]
+    job = filled_job(database, rows)
+    asked: list[str] = []
+
+    @event.listens_for(database.engine, "before_cursor_execute")
+    def note(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+        asked.append(statement)
+
+    page = read_page(database, job, ResultFilter(order="score"), 200)
+    assert indexes(page) == list(range(2599, 2399, -1))
+    page = read_page(database, job, ResultFilter(order="score", after=page.after), 200)
+    assert indexes(page) == list(range(2399, 2199, -1))
+    page = read_page(database, job, ResultFilter(min_score=2000 / 2600), 200)
+    assert indexes(page) == list(range(2000, 2200))
+    assert len(asked) < 60
+    for label in names[:5]:
+        wanted = ResultFilter(label=label, order="score")
+        at = names.index(label)
+        assert indexes(read_page(database, job, wanted, 5)) == [1300 + at, at]
+
+
 def test_a_page_reads_no_more_than_a_page(database: Database) -> None:
     """Of a frequent word, value and label, and by score: a few hundred rows of many."""
     rows = [

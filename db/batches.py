@@ -16,19 +16,18 @@ from sqlalchemy import (
     Row,
     Select,
     Text,
-    cast,
     func,
     literal,
     select,
-    type_coerce,
 )
 
 from textmill.core.search import Search, matches, words_of_row
-from textmill.db.columns import JSON_TEXTS, NUMBERS, array_of, pick_texts, texts_of
+from textmill.db.columns import NUMBERS, array_of, pick_texts, texts_of
 from textmill.db.filters import ResultFilter, among, check_columns, conditions_of, place_after
 from textmill.db.jobs import check_not_purged
 from textmill.db.models import results
-from textmill.db.raw_rows import RawReader
+from textmill.db.portions import Portions
+from textmill.db.raw_rows import RawReader, raw_column
 from textmill.db.score_order import iter_by_score
 from textmill.db.session import Database
 from textmill.db.sources import ALL, Source, choose_source
@@ -200,19 +199,20 @@ def _by_index(
 def _by_score(
     reader: BatchReader, job: Row[Any], wanted: ResultFilter, query: Select[Any], page_rows: int
 ) -> Iterator[Any]:
-    """Pages of the order's own index, each looked up in input order and put into this one."""
-    import pyarrow as pa
+    """Pages of the order's own index, looked up in input order and put into this one."""
 
+    def look_up(indexes: list[int]) -> tuple[Any, int, int, bool]:
+        page = query.where(among(results.c.record_index, indexes, sqlite=reader.database.is_sqlite))
+        batch, complete = reader.read(page.order_by(None).order_by(results.c.record_index))
+        return batch, batch.num_rows, reader.held_bytes, complete
+
+    portions = Portions(page_rows)
     for places in iter_by_score(reader.database, job, wanted, page_rows):
-        rank = {index: at for at, (_, index) in enumerate(places)}
-        batches: list[Any] = []
-        found: list[int] = []
-        for batch in _lookups(reader, query, sorted(rank)):
-            batches.append(batch)
-            found += reader.indexes
-        if batches:
-            order = sorted(range(len(found)), key=lambda at: rank[found[at]])
-            yield pa.concat_batches(batches).take(pa.array(order))
+        for asked, batch in portions.read([index for _, index in places], look_up):
+            at = {index: place for place, index in enumerate(reader.indexes)}
+            order = [at[index] for index in asked if index in at]
+            if order:
+                yield batch.take(array_of("record_index", order))
 
 
 class BatchReader:
@@ -228,13 +228,19 @@ class BatchReader:
         self._columns = list(columns)
         self._extra = list(extra)
         self._sqlite = database.is_sqlite
-        selected = [self._stored(name) for name in self._columns] + self._extra_cells()
+        selected = [raw_column(name, sqlite=self._sqlite) for name in self._columns]
+        selected += self._extra_cells()
         sized = [at for at, column in enumerate(selected) if column.key not in NUMBERS]
         selected += [results.c.record_index, results.c.score]
         self._selected = [column.label(f"c{at}") for at, column in enumerate(selected)]
         self._rows = RawReader(database, len(selected), sized)
         self.last_place: tuple[int, float | None] = (-1, None)
         self.indexes: Sequence[int] = ()  # of the rows of the page that was read last
+
+    @property
+    def held_bytes(self) -> int:
+        """How many bytes of texts, JSON and vectors the page had that was read last."""
+        return self._rows.held_bytes
 
     def read(self, query: Select[Any]) -> tuple[Any, bool]:
         """The rows of the query, whose columns are replaced, as a record batch.
@@ -263,15 +269,9 @@ class BatchReader:
             found = connection.scalar(highest)
         return -1 if found is None else found
 
-    def _stored(self, name: str) -> ColumnElement[Any]:
-        column = results.c[name]
-        if name not in JSON_TEXTS:
-            return column
-        return type_coerce(column, Text) if self._sqlite else cast(column, Text)
-
     def _extra_cells(self) -> list[ColumnElement[Any]]:
         """Whole objects on SQLite, which would parse each again for every column asked for."""
         if self._sqlite:
-            return [self._stored("extra")] if self._extra else []
+            return [raw_column("extra", sqlite=True)] if self._extra else []
         column = results.c.extra
         return [func.jsonb_extract_path_text(column, literal(name, Text)) for name in self._extra]

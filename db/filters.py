@@ -73,17 +73,23 @@ class ResultFilter:
         for name, (kind, expected) in kinds.items():
             if not isinstance(value := getattr(self, name), kind):
                 raise InvalidJobError(f"{name} is {value!r}; expected {expected}")
+        for column in self.where:
+            if not isinstance(column, str):
+                raise InvalidJobError(
+                    f"where has the column {column!r}; expected its name as text, "
+                    "such as {'country': 'DE'}"
+                )
 
     def _check_scores(self) -> None:
-        least, most = self.min_score, self.max_score
-        for name, score in (("min_score", least), ("max_score", most)):
-            if score is not None and math.isnan(score):
-                raise InvalidJobError(f"{name} is {score}; expected a number")
+        least = _as_score("min_score", self.min_score)
+        most = _as_score("max_score", self.max_score)
         if least is not None and most is not None and least > most:
             raise InvalidJobError(
                 f"min_score is {least} and max_score {most}, which no score fulfils; "
                 "expected a lower and an upper bound"
             )
+        object.__setattr__(self, "min_score", least)
+        object.__setattr__(self, "max_score", most)
 
     def _texts(self) -> Iterator[tuple[str, Any]]:
         for name in ("label", "search", "error_code", "record_id"):
@@ -95,7 +101,7 @@ class ResultFilter:
     @property
     def wanted_values(self) -> dict[str, str]:
         """Of each column of ``where`` the text that its value is compared with."""
-        values = {name: value_text(value) for name, value in self.where.items()}
+        values = {name: _where_text(name, value) for name, value in self.where.items()}
         for name, value in values.items():
             if value is None:
                 given = self.where[name]
@@ -122,6 +128,28 @@ class ResultFilter:
         )
 
 
+def _where_text(name: str, value: Any) -> str | None:
+    try:
+        return value_text(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        raise InvalidJobError(
+            f"where {name!r} is a whole number of too many digits; expected it as text"
+        ) from None
+
+
+def _as_score(name: str, score: float | None) -> float | None:
+    """The score as databases take it, which have no whole numbers of any size."""
+    try:
+        found = None if score is None else float(score)
+    except OverflowError:
+        raise InvalidJobError(
+            f"{name} is a whole number of over 300 digits; expected a score, such as 0.5"
+        ) from None
+    if found is not None and math.isnan(found):
+        raise InvalidJobError(f"{name} is {score}; expected a number")
+    return found
+
+
 def place_after(wanted: ResultFilter, record_index: int, score: float | None) -> str:
     """What ``after`` is for the rows behind this one."""
     return f"{score!r}:{record_index}" if wanted.order == "score" else str(record_index)
@@ -146,7 +174,9 @@ def conditions_of(job: Row[Any], wanted: ResultFilter, *, sqlite: bool) -> list[
     row = results.c
     conditions: list[Any] = [row.job_id == job.id]
     if wanted.label is not None:
-        conditions.append(or_(row.label == wanted.label, _has_further_label(job, wanted.label)))
+        conditions.append(
+            or_(row.label == wanted.label, _has_further_label(job, wanted.label, sqlite=sqlite))
+        )
     if wanted.min_score is not None:
         conditions.append(row.score >= wanted.min_score)
     if wanted.max_score is not None:
@@ -165,9 +195,9 @@ def conditions_of(job: Row[Any], wanted: ResultFilter, *, sqlite: bool) -> list[
     return conditions
 
 
-def _has_further_label(job: Row[Any], label: str) -> ColumnElement[bool]:
+def _has_further_label(job: Row[Any], label: str, *, sqlite: bool) -> ColumnElement[bool]:
     """A record of several labels (multi-label models) is found by each of them."""
-    return and_(results.c.label.is_not(None), _has_entry(job, FURTHER_LABEL, label))
+    return and_(results.c.label.is_not(None), _has_entry(job, FURTHER_LABEL, label, sqlite=sqlite))
 
 
 def _has_value(
@@ -176,23 +206,22 @@ def _has_value(
     """Of a declared column the entry says it, but for what is too long for one."""
     declared = name in (job.index_columns or ())
     if declared:
-        yield _has_entry(job, name, value[:MAX_VALUE])
+        yield _has_entry(job, name, value[:MAX_VALUE], sqlite=sqlite)
     if not declared or len(value) >= MAX_VALUE:
         yield extra_text(name, sqlite=sqlite) == value
 
 
-def _has_entry(job: Row[Any], name: str, value: str) -> ColumnElement[bool]:
+def _has_entry(job: Row[Any], name: str, value: str, *, sqlite: bool) -> ColumnElement[bool]:
     entry = result_values.c
-    return (
-        select(literal(1))
-        .where(
-            entry.job_id == job.id,
-            entry.name == name,
-            entry.value == value,
-            entry.record_index == results.c.record_index,
-        )
-        .exists()
+    query = select(literal(1)).where(
+        entry.job_id == job.id,
+        entry.name == name,
+        entry.value == value,
+        entry.record_index == results.c.record_index,
     )
+    # An offset keeps PostgreSQL from a join, for which it would, until ANALYZE, read all entries of
+    # the value for each row.
+    return query.exists() if sqlite else query.offset(0).exists()
 
 
 def is_unicode(value: str) -> bool:

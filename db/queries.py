@@ -1,7 +1,8 @@
 """Questions to the results: rows page by page, vectors, counts by label and by error.
 
-A page is one short read; the next page continues after the last row's key, so a long export holds
-no transaction open and a page costs the same at the start and at the end of ten million rows.
+A page is one short read, which ends early where rows are large; the next page continues after its
+last row's key, so a long export holds no transaction open and a page costs the same at the start
+and at the end of ten million rows.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from textmill.db.filters import (
 )
 from textmill.db.jobs import check_not_purged
 from textmill.db.models import jobs, label_counts, results
+from textmill.db.portions import Portions
+from textmill.db.result_rows import Result, ResultReader
 from textmill.db.score_order import iter_by_score
 from textmill.db.session import Database
 from textmill.db.sources import ALL, choose_source
@@ -31,29 +34,6 @@ PAGE_ROWS = 2000
 MAX_LOOKUPS = 10_000  # rows looked up at once that an index names
 MAX_WINDOW = 65_536  # rows looked at in one read where a condition has no index
 OUTPUT_HEAD = 400  # characters of an output that stands as an example
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """One result row: the output of a record, or its error."""
-
-    record_index: int
-    record_id: str
-    text: str | None
-    label: str | None
-    score: float | None
-    output: str | None
-    vector: bytes | None  # float32, little endian
-    detail: dict[str, Any] | None
-    error_code: str | None
-    error_message: str | None
-    extra: dict[str, Any] | None
-    input_tokens: int | None
-    output_tokens: int | None
-    reused_from: str | None = None  # the job whose result answered the record
-
-
-SELECTED = [results.c[field.name] for field in fields(Result)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,13 +112,40 @@ def _by_score(
     size, most = page_rows, 0
     if not _given(wanted) <= {"label", "min_score", "max_score"}:
         size, most = page_rows * 4, MAX_LOOKUPS // 10
+    lookup = Lookup(database, job, wanted)
+    portions = Portions(max(size, most))
     for places in iter_by_score(database, job, wanted, size, most):
-        with database.read() as connection:
-            found = _fetch(connection, job, wanted, [index for _, index in places])
-        rows = {row.record_index: row for row in found}
-        page = [rows[index] for _, index in places if index in rows]
-        for start in range(0, len(page), page_rows):
-            yield page[start : start + page_rows]
+        for asked, found in portions.read([index for _, index in places], lookup.read):
+            rows = {row.record_index: row for row in _with_words(wanted.wanted_words, found)}
+            page = [rows[index] for index in asked if index in rows]
+            yield from _cut(page, page_rows)
+
+
+class Lookup:
+    """Reads the rows of given indexes that fulfil every condition but the words."""
+
+    def __init__(self, database: Database, job: Row[Any], wanted: ResultFilter) -> None:
+        self._database = database
+        self._reader = ResultReader(database)
+        self._query = select(results.c.record_index).where(
+            *conditions_of(job, wanted, sqlite=database.is_sqlite)
+        )
+
+    def read(self, indexes: Sequence[int]) -> tuple[list[Result], int, int, bool]:
+        """The rows, how many and how many bytes they are, and whether they are all."""
+        with self._database.read() as connection:
+            rows, complete = self.read_on(connection, indexes)
+        return rows, len(rows), self._reader.held_bytes, complete
+
+    def read_on(self, connection: Connection, indexes: Sequence[int]) -> tuple[list[Result], bool]:
+        """The rows, and whether they are all: else further ones follow behind the last."""
+        chosen = among(results.c.record_index, indexes, sqlite=self._database.is_sqlite)
+        return self._reader.read(connection, self._query.where(chosen))
+
+
+def _cut(page: Sequence[Result], rows: int) -> Iterator[list[Result]]:
+    for start in range(0, len(page), rows):
+        yield list(page[start : start + rows])
 
 
 def _given(wanted: ResultFilter) -> set[str]:
@@ -156,13 +163,17 @@ def _by_index(
     if source is None:
         yield from _by_looking(database, job, wanted, page_rows, after)
         return
+    lookup = Lookup(database, job, wanted)
     size = page_rows
     while True:
         with database.read() as connection:
             indexes = source.find(connection, after, ALL, size)
-            page = _fetch(connection, job, wanted, indexes) if indexes else []
-        for start in range(0, len(page), page_rows):
-            yield page[start : start + page_rows]
+            found, complete = lookup.read_on(connection, indexes) if indexes else ([], True)
+        page = _with_words(wanted.wanted_words, found)
+        yield from _cut(page, page_rows)
+        if not complete:
+            after = found[-1].record_index
+            continue
         if len(indexes) < size:
             return
         after = indexes[-1]
@@ -176,14 +187,16 @@ def _by_looking(
     """Row after row; in windows that grow while little is found, each a short read."""
     index = results.c.record_index
     conditions = conditions_of(job, wanted, sqlite=database.is_sqlite)
+    reader = ResultReader(database)
     window = page_rows * 4
     while True:
-        query = select(*SELECTED).where(*conditions, index > after, index <= after + window)
+        query = select(index).where(*conditions, index > after, index <= after + window)
         with database.read() as connection:
-            page = _results(connection, query.order_by(index).limit(page_rows))
             end = _end(connection, job)
-        after = page[-1].record_index if len(page) == page_rows else after + window
-        if len(page) * 4 < page_rows:
+            page, complete = reader.read(connection, query.limit(page_rows))
+        more = not complete or len(page) == page_rows
+        after = page[-1].record_index if more else after + window
+        if complete and len(page) * 4 < page_rows:
             window = min(MAX_WINDOW, window * 2)
         yield _with_words(wanted.wanted_words, page)
         if after >= end - 1:
@@ -199,27 +212,11 @@ def _end(connection: Connection, job: Row[Any]) -> int:
     return (connection.scalar(select(func.max(results.c.record_index)).where(own)) or 0) + 1
 
 
-def _fetch(
-    connection: Connection, job: Row[Any], wanted: ResultFilter, indexes: Sequence[int]
-) -> list[Result]:
-    """The rows of these indexes that fulfil every condition, in input order."""
-    sqlite = connection.dialect.name == "sqlite"
-    index = results.c.record_index
-    query = select(*SELECTED).where(
-        *conditions_of(job, wanted, sqlite=sqlite), among(index, indexes, sqlite=sqlite)
-    )
-    return _with_words(wanted.wanted_words, _results(connection, query.order_by(index)))
-
-
 def _with_words(search: Search | None, rows: list[Result]) -> list[Result]:
     """Words are compared here: quicker for a page of rows than to ask for each by itself."""
     if search is None:
         return rows
     return [row for row in rows if matches(search, words_of_row(row.text, row.output))]
-
-
-def _results(connection: Connection, query: Any) -> list[Result]:
-    return [Result(*row) for row in connection.execute(query)]
 
 
 def iter_vectors(

@@ -15,21 +15,21 @@ from typing import Any
 from sqlalchemy import Connection, Row, and_, not_, select, text
 
 from textmill.db.filters import ResultFilter, among
+from textmill.db.label_groups import each_label, has_label, label_groups, label_values
 from textmill.db.models import results
 from textmill.db.session import Database
 from textmill.db.sources import (
     ALL,
     BY_SCORE,
+    MERGED,
     choose_source,
     first_labels,
-    has_label,
     is_sqlite,
     numbers,
     score_range,
 )
 
 SORTED = 10_000  # rows that are sorted, at most
-MERGED = 500_000  # labels times blocks; of a job with more, the rows are sorted by the database
 OPENED = 64  # streams that are opened at once
 FIRST_ROWS, MOST_ROWS = 16, 256  # of a stream that are read at once
 
@@ -88,7 +88,7 @@ def _merged(
     with database.read() as connection:
         labels = first_labels(connection, job, wanted.label)
         blocks = BY_SCORE.blocks(connection, job.id)
-        many = len(labels) * len(blocks) > MERGED
+        many = len(labels) * len(blocks) > MERGED  # such rows are sorted by the database
         heads = [] if many else _find_heads(connection, job, wanted, labels, blocks, after)
     if many:
         yield from _sorted_by_database(database, job, wanted, after, page_rows)
@@ -128,30 +128,40 @@ def _find_heads(
     after: Place | None,
 ) -> list[Head]:
     """Of each label and block that has rows left: their highest score."""
-    each = "json_each(:blocks) AS each"
-    if not is_sqlite(connection):
-        each = "unnest(CAST(:blocks AS bigint[])) AS each(value)"
     least, most, index = _bounds(wanted, after)
     values: dict[str, Any] = {"job": job.id, "least": least, "most": most}
     values |= {"blocks": numbers(connection, blocks)}
     # Blocks before the last place have had all rows of its score.
     values |= {"last": (index + 1) >> BY_SCORE.bits, "below": math.nextafter(most, -math.inf)}
-    heads = []
-    for label in labels:
-        query = text(
-            f"SELECT each.value, (SELECT score FROM {BY_SCORE.table(connection)} "
-            f"WHERE {BY_SCORE.block} = each.value AND job_id = :job AND {has_label(label)} "
-            "AND score >= :least "
-            "AND score <= CASE WHEN each.value < :last THEN :below ELSE :most END "
-            f"ORDER BY score DESC LIMIT 1) FROM {each}"
-        )
-        own = values if label is None else {**values, "label": label}
-        heads += [
-            Head(label, block, (score, block << BY_SCORE.bits))
-            for block, score in connection.execute(query, own)
-            if score is not None
-        ]
-    return heads
+    return [
+        Head(label, block, (score, block << BY_SCORE.bits))
+        for group in label_groups(labels)
+        for label, block, score in _highest_scores(connection, group, values)
+        if score is not None
+    ]
+
+
+def _highest_scores(
+    connection: Connection, group: Sequence[str | None], values: dict[str, Any]
+) -> Iterator[tuple[str | None, int, float | None]]:
+    """Of each label of the group in each block."""
+    each = "json_each(:blocks) AS each"
+    if not is_sqlite(connection):
+        each = "unnest(CAST(:blocks AS bigint[])) AS each(value)"
+    name, condition = "NULL", has_label(group[0])
+    if len(group) > 1:
+        each = f"{each_label(connection)} CROSS JOIN {each}"
+        name, condition = "named.value", "label = named.value"
+    query = text(
+        f"SELECT {name}, each.value, (SELECT score FROM {BY_SCORE.table(connection)} "
+        f"WHERE {BY_SCORE.block} = each.value AND job_id = :job AND {condition} "
+        "AND score >= :least "
+        "AND score <= CASE WHEN each.value < :last THEN :below ELSE :most END "
+        f"ORDER BY score DESC LIMIT 1) FROM {each}"
+    )
+    own = {**values, **label_values(connection, group)}
+    for label, block, score in connection.execute(query, own):
+        yield label if len(group) > 1 else group[0], block, score
 
 
 def _bounds(wanted: ResultFilter, after: Place | None) -> tuple[float, float, int]:

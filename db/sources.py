@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Row, func, select, text
 from textmill.core.search import Search
 from textmill.db.filters import ResultFilter
 from textmill.db.indexing import FURTHER_LABEL, MAX_VALUE
+from textmill.db.label_groups import each_label, has_label, label_groups, label_values
 from textmill.db.models import (
     ID_BLOCK,
     ID_BLOCK_BITS,
@@ -32,6 +33,7 @@ from textmill.db.word_search import find_words
 
 COLLECTED = 10_000  # records with scores in a range are collected and sorted, if they are no more
 ALL = 1 << 40  # more than any job has records
+MERGED = 500_000  # labels times blocks: of more, not each is asked for
 PROBED = 2_000  # a count is asked for as far as this
 BLOCK_GROWTH = 8  # so many times as many blocks are asked for at once where little is found
 
@@ -173,19 +175,17 @@ def _by_score(connection: Connection, job: Row[Any], wanted: ResultFilter) -> So
     """Scores lie in another order than records: a few are sorted, many are looked for in rows."""
     if wanted.min_score is None and wanted.max_score is None:
         return None
+    labels = first_labels(connection, job, wanted.label)
+    asked = BY_SCORE.blocks(connection, job.id)
+    if len(labels) * len(asked) > MERGED:
+        return None
+    least, most = score_range(wanted)
+    values = {"blocks": numbers(connection, asked), "job": job.id, "least": least, "most": most}
     found: list[int] = []
-    blocks = numbers(connection, BY_SCORE.blocks(connection, job.id))
-    for label in first_labels(connection, job, wanted.label):
-        query = text(
-            f"SELECT record_index FROM {BY_SCORE.table(connection)} "
-            f"WHERE {BY_SCORE.among(connection)} AND job_id = :job AND {has_label(label)} "
-            "AND score BETWEEN :least AND :most LIMIT :limit"
-        )
-        least, most = score_range(wanted)
-        values = {"blocks": blocks, "job": job.id, "least": least, "most": most}
-        if label is not None:
-            values["label"] = label
-        found += connection.scalars(query, {**values, "limit": COLLECTED + 1 - len(found)})
+    for group in label_groups(labels):
+        query = text(_scored(connection, group))
+        own = {**values, **label_values(connection, group), "limit": COLLECTED + 1 - len(found)}
+        found += connection.scalars(query, own)
         if len(found) > COLLECTED:
             return None
     found.sort()
@@ -194,6 +194,24 @@ def _by_score(connection: Connection, job: Row[Any], wanted: ResultFilter) -> So
         return [index for index in found if after < index < end][:limit]
 
     return Source(len(found), find)
+
+
+def _scored(connection: Connection, group: Sequence[str | None]) -> str:
+    """SQL for rows of these labels, in these blocks, with scores in this range."""
+    found = f"SELECT record_index FROM {BY_SCORE.table(connection)} WHERE job_id = :job"
+    limited = "AND score BETWEEN :least AND :most LIMIT :limit"
+    if len(group) == 1:
+        return f"{found} AND {BY_SCORE.among(connection)} AND {has_label(group[0])} {limited}"
+    if is_sqlite(connection):
+        labels = f"label IN (SELECT value FROM {each_label(connection)})"
+        return f"{found} AND {BY_SCORE.among(connection)} AND {labels} {limited}"
+    # Given label = ANY(…), PostgreSQL looks at every row of the blocks.
+    return (
+        f"SELECT record_index FROM {each_label(connection)} "
+        "CROSS JOIN unnest(CAST(:blocks AS bigint[])) AS each(value) "
+        f"CROSS JOIN LATERAL ({found} AND {BY_SCORE.block} = each.value "
+        f"AND label = named.value {limited}) AS one LIMIT :limit"
+    )
 
 
 def labels_of(connection: Connection, job_id: str) -> list[str | None]:
@@ -222,11 +240,6 @@ def first_labels(connection: Connection, job: Row[Any], wanted: str | None) -> S
 def is_further_label(connection: Connection, job: Row[Any], label: str) -> bool:
     """True if a record has the label behind its first one."""
     return bool(_values(job, FURTHER_LABEL, label, connection, -1, ALL, 1))
-
-
-def has_label(label: str | None, parameter: str = "label") -> str:
-    """SQL for the rows whose first label it is, which is a parameter unless it is none."""
-    return "label IS NULL" if label is None else f"label = :{parameter}"
 
 
 def score_range(wanted: ResultFilter) -> tuple[float, float]:

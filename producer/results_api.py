@@ -5,36 +5,33 @@ The questions are ``db/queries.py``'s. pyarrow and pandas are imported when a ta
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+import operator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypedDict
-
-import orjson
 
 from textmill.core.errors import ConfigurationError, InvalidJobError
 from textmill.core.tasks import nearest
+from textmill.db.batches import iter_batches
 from textmill.db.filters import Order, ResultFilter, check_columns
 from textmill.db.jobs import get_job
 from textmill.db.queries import (
     PAGE_ROWS,
     Page,
-    Result,
     count_results,
     is_streamed,
     iter_pages,
     read_page,
 )
+from textmill.db.result_rows import Result
 from textmill.db.session import Database
+from textmill.producer.exports.export import COLUMNS, make_schema
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
     from sqlalchemy import Row
 
-OWN_COLUMNS = [field.name for field in fields(Result) if field.name != "extra"]
-FLOAT_BYTES = 4
-INTEGERS = ("record_index", "input_tokens", "output_tokens")
+MOST_ROWS = 1 << 40  # more than any job has
 
 
 class Wanted(TypedDict, total=False):
@@ -96,8 +93,7 @@ class Results:
 
     def page(self, rows: int = 100) -> Page:
         """The first ``rows`` and, as its ``after``, what ``after=`` of the next page is."""
-        if rows < 1:
-            raise InvalidJobError(f"a page of {rows} rows; expected at least 1")
+        rows = _number_of("a page", rows)
         return read_page(self._database, self._job(), self._wanted, rows)
 
     def count(self) -> int:
@@ -112,21 +108,30 @@ class Results:
         return known if wanted.limit is None else min(known, wanted.limit)
 
     def batches(self, rows: int = PAGE_ROWS) -> Iterator[pa.RecordBatch]:
-        """The rows as columns, at most ``rows`` at a time.
+        """The rows as columns, at most ``rows`` at a time, fewer where they are large.
 
         The columns of a row, ``detail`` as JSON text and ``vector`` as a list of float32, then the
-        input's own as strings, ``input_label`` where a row has a ``label`` of its own.
+        input's own as strings, ``input_label`` where a row has a ``label`` of its own: as an export
+        has them. Raises InvalidJobError for ``rows`` that are no number of rows.
         """
+        return self._batches(_number_of("a batch", rows))
+
+    def _batches(self, rows: int) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa
+
         job = self._job()
-        schema = _schema(job.extra_columns)
-        for page in iter_pages(self._database, job, self._wanted, page_rows=rows):
-            yield _batch(page, job.extra_columns, schema)
+        schema = make_schema(job.extra_columns)
+        page_rows = min(rows, PAGE_ROWS)
+        for batch in iter_batches(
+            self._database, job, self._wanted, COLUMNS, job.extra_columns, page_rows=page_rows
+        ):
+            yield pa.RecordBatch.from_arrays(batch.columns, schema=schema)
 
     def to_arrow(self) -> pa.Table:
         """All rows in one table, as ``batches`` has them."""
         import pyarrow as pa
 
-        return pa.Table.from_batches(self.batches(), _schema(self._job().extra_columns))
+        return pa.Table.from_batches(self.batches(), make_schema(self._job().extra_columns))
 
     def to_pandas(self) -> pd.DataFrame:
         """All rows in one data frame, as ``batches`` has them; whole numbers are ``Int64``.
@@ -146,32 +151,13 @@ class Results:
         return self.to_arrow().to_pandas(types_mapper=kinds.get)
 
 
-def _schema(extra_columns: Sequence[str]) -> pa.Schema:
-    import pyarrow as pa
-
-    types = dict.fromkeys(INTEGERS, pa.int64())
-    types |= {"score": pa.float64(), "vector": pa.list_(pa.float32())}
-    own = [(name, types.get(name, pa.string())) for name in OWN_COLUMNS]
-    extra = [f"input_{name}" if name in OWN_COLUMNS else name for name in extra_columns]
-    return pa.schema([*own, *((name, pa.string()) for name in extra)])
-
-
-def _batch(rows: Sequence[Result], extra_columns: Sequence[str], schema: pa.Schema) -> Any:
-    import pyarrow as pa
-
-    columns = [[_cell(getattr(row, name)) for row in rows] for name in OWN_COLUMNS]
-    columns += [[_text((row.extra or {}).get(name)) for row in rows] for name in extra_columns]
-    arrays = [pa.array(column, kind) for column, kind in zip(columns, schema.types, strict=True)]
-    return pa.RecordBatch.from_arrays(arrays, schema=schema)
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return struct.unpack(f"<{len(value) // FLOAT_BYTES}f", value)
-    return orjson.dumps(value).decode() if isinstance(value, dict) else value
-
-
-def _text(value: Any) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    return orjson.dumps(value).decode()
+def _number_of(what: str, rows: Any) -> int:
+    try:
+        number = operator.index(rows)  # numpy's whole numbers are no int
+    except TypeError:
+        raise InvalidJobError(
+            f"{what} of {rows!r} rows; expected a whole number, such as 100"
+        ) from None
+    if not 1 <= number <= MOST_ROWS:
+        raise InvalidJobError(f"{what} of {rows} rows; expected at least 1, at most {MOST_ROWS}")
+    return number

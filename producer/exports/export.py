@@ -61,11 +61,7 @@ class Export:
 
     def schema(self) -> Any:
         """Names and Arrow types of the columns, with the job in the metadata."""
-        import pyarrow as pa
-
-        own = [(name, field_type(name)) for name in COLUMNS]
-        extra = [(name, pa.string()) for name in extra_names(self.job.extra_columns)]
-        return pa.schema([*own, *extra], metadata=self._metadata())
+        return make_schema(self.job.extra_columns).with_metadata(self._metadata())
 
     def _metadata(self) -> dict[str, str]:
         job = self.job
@@ -89,6 +85,14 @@ def _gathered(pages: Iterator[Any], rows: int, size: int) -> Iterator[Any]:
             held = []
     if held:
         yield pa.Table.from_batches(held)
+
+
+def make_schema(extra_columns: Sequence[str]) -> Any:
+    """Names and Arrow types of a row's columns, then of the input's own."""
+    import pyarrow as pa
+
+    own = [(name, field_type(name)) for name in COLUMNS]
+    return pa.schema([*own, *((name, pa.string()) for name in extra_names(extra_columns))])
 
 
 def extra_names(columns: Sequence[str]) -> list[str]:

@@ -14,7 +14,8 @@ from textmill.db.chunks import count_labels_of
 from textmill.db.filters import ResultFilter
 from textmill.db.indexing import make_entries
 from textmill.db.models import jobs
-from textmill.db.queries import iter_results
+from textmill.db.queries import iter_pages, iter_results
+from textmill.db.raw_rows import PAGE_BYTES
 from textmill.db.results import ResultRow, to_json, write_results
 from textmill.db.session import Database
 
@@ -198,3 +199,53 @@ def test_a_page_of_large_rows_ends_early(database: Database) -> None:
         # At most what is fetched at once is over the limit of 4 MB.
         assert max(batch.nbytes for batch in batches) < (4 << 20) + 65 * 1_000_000
         assert len(batches) > 3
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"order": "score"},
+        {"label": "rare"},
+        {"label": "rare", "order": "score"},
+        {"search": "word"},
+        {"search": "word", "order": "score"},
+        {"search": "word", "limit": 20, "order": "score", "after": "0.89:1"},
+    ],
+)
+def test_no_page_holds_more_bytes_than_a_page(database: Database, given: dict[str, Any]) -> None:
+    """Objects or columns, in any order: as few rows at a time as they are large."""
+    rows = [
+        ResultRow(
+            at,
+            f"r{at}",
+            "word " * (200_000 if at % 3 else 1),
+            label="common" if at % 5 else "rare",
+            score=(at * 7 % 40) / 40,
+        )
+        for at in range(40)
+    ]
+    job = filled_job(database, rows)
+    wanted = ResultFilter(**given)
+    expected = [row.record_index for row in rows if given.get("label") in (None, row.label)]
+    if wanted.order == "score":
+        expected.sort(key=lambda at: (-(rows[at].score or 0), at))
+    if wanted.after is not None:
+        expected = [at for at in expected if (rows[at].score or 0) < 0.89][:20]
+    pages = list(iter_pages(database, job, wanted))
+    assert [row.record_index for page in pages for row in page] == expected
+    assert max(sum(len(row.text or "") for row in page) for page in pages) < 2 * PAGE_BYTES
+    batches = list(iter_batches(database, job, wanted, ["record_index", "text"]))
+    assert [index for batch in batches for index in batch.column(0).to_pylist()] == expected
+    assert max(batch.nbytes for batch in batches) < 2 * PAGE_BYTES
+
+
+def test_a_row_larger_than_a_page_is_one(database: Database) -> None:
+    sizes = [10, PAGE_BYTES + 10, 10, 10, 2 * PAGE_BYTES, 10]
+    rows = [ResultRow(at, f"r{at}", "x" * size, score=at / 10) for at, size in enumerate(sizes)]
+    job = filled_job(database, rows, full_text=False)
+    for order, expected in (("input", sizes), ("score", sizes[::-1])):
+        wanted = ResultFilter(order=order)  # type: ignore[arg-type]
+        assert [len(row.text or "") for row in iter_results(database, job, wanted)] == expected
+        batches = iter_batches(database, job, wanted, ["text"])
+        assert [len(one) for batch in batches for one in batch.column(0).to_pylist()] == expected

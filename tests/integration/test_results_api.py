@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import subprocess
 import sys
@@ -125,14 +126,27 @@ def test_a_table_has_a_rows_columns_then_the_inputs(database: Database, job_id: 
     assert {name: value for name, value in first.items() if value is not None} == {
         "record_index": 0, "record_id": "a", "text": "free prize", "label": "spam", "score": 0.9,
         "detail": first["detail"], "input_tokens": 4, "output_tokens": 0, "input_label": "ham",
-        "country": "DE", "year": "2026", "tags": '["x",1]',
+        "country": "DE", "year": "2026", "tags": first["tags"],
     }  # fmt: skip
+    assert first["tags"].replace(" ", "") == '["x",1]'
     assert first["detail"].replace(" ", "") == '{"labels":["spam","ad"]}'
     assert (second["text"], second["vector"]) == (ROWS[1].text, [0.5, -1.25])
     assert (second["input_label"], second["year"], second["tags"]) == (None, "1.5", None)
     assert (third["error_code"], third["text"], third["country"]) == ("bad_row", None, None)
     assert (fourth["vector"], fourth["country"]) == ([], "")
     assert table.schema.field("vector").type == pa.list_(pa.float32())
+
+
+def test_each_column_of_a_table_has_a_name_of_its_own(database: Database) -> None:
+    own = {"label": "a", "input_label": "b", "input_input_label": "c", "extra": "d"}
+    rows = [ResultRow(0, "r0", "x", label="spam", extra=to_json(own))]
+    job = filled_job(database, rows, extra_columns=list(own))
+    table = ask(database, job.id).to_arrow()
+    assert len(set(table.column_names)) == len(table.column_names)
+    (row,) = table.to_pylist()
+    assert (row["label"], row["input_label"], row["input_input_label"]) == ("spam", "b", "c")
+    assert (row["input_input_input_label"], row["extra"]) == ("a", "d")
+    assert ask(database, job.id).to_pandas().input_label.tolist() == ["b"]
 
 
 def test_a_table_without_rows_has_its_columns_all_the_same(database: Database, job_id: str) -> None:
@@ -145,6 +159,17 @@ def test_batches_are_of_the_size_asked_for(database: Database, job_id: str) -> N
     batches = ask(database, job_id, order="score").batches(2)
     assert isinstance(batches, Iterator)
     assert [batch.column("record_id").to_pylist() for batch in batches] == [["a", "b"], ["d"]]
+
+
+@pytest.mark.parametrize("rows", [0, -1, "a", 1.5, None, 1 << 70])
+def test_a_number_of_rows_that_cannot_be_meant_is_refused_at_once(
+    database: Database, job_id: str, rows: Any
+) -> None:
+    found = ask(database, job_id)
+    for what, question in (("page", found.page), ("batch", found.batches)):
+        with pytest.raises(InvalidJobError) as caught:
+            question(rows)
+        assert f"a {what} of {rows!r} rows; expected" in str(caught.value)
 
 
 def test_a_data_frame_keeps_whole_numbers_and_what_is_missing(
@@ -187,6 +212,13 @@ def test_a_column_that_there_is_not_is_refused_at_once(database: Database, job_i
     [
         ({"after": 3}, "after is 3; expected what an earlier page ended with"),
         ({"where": "a=b"}, "where is 'a=b'; expected columns with their values"),
+        ({"where": {1: "x"}}, "where has the column 1; expected its name as text"),
+        ({"where": {"n": 10**5000}}, "where 'n' is a whole number of too many digits"),
+        ({"min_score": 10**400}, "min_score is a whole number of over 300 digits; expected a"),
+        ({"max_score": -(10**400)}, "max_score is a whole number of over 300 digits; expected a"),
+        ({"min_score": math.nan}, "min_score is nan; expected a number"),
+        ({"min_score": 10**30, "max_score": 1}, "which no score fulfils"),
+        ({"order": ["score"]}, "order is ['score']; expected one of input, score, fastest"),
         ({"min_score": "a"}, "min_score is 'a'; expected a number"),
         ({"errors": "yes"}, "errors is 'yes'; expected True or False"),
         ({"limit": "3"}, "limit is '3'; expected a number of rows"),
@@ -197,6 +229,17 @@ def test_a_filter_that_cannot_be_meant_is_named(wanted: dict[str, Any], message:
     with pytest.raises(InvalidJobError) as caught:
         make_filter(wanted)  # type: ignore[arg-type]
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("order", ["input", "score"])
+def test_a_score_may_be_any_number(database: Database, job_id: str, order: str) -> None:
+    for wanted, expected in (
+        ({"min_score": 10**30}, 0),
+        ({"max_score": 10**30}, 3),
+        ({"min_score": -(10**30), "max_score": math.inf}, 3),
+        ({"min_score": 0, "max_score": 0.8}, 2),
+    ):
+        assert len(list(ask(database, job_id, order=order, **wanted))) == expected
 
 
 def test_columns_to_index_are_a_list_and_not_a_name(home: Path) -> None:

@@ -13,7 +13,7 @@ import orjson
 from sqlalchemy import Row
 
 from textmill.core.errors import InvalidJobError
-from textmill.db.queries import Result
+from textmill.db.result_rows import Result
 from textmill.producer.exports.atomic import new_text_file, refuse_existing
 from textmill.producer.openai_batch.responses import Answers, about_line
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from textmill import Job
 from textmill.core.settings import load_settings
-from textmill.db.queries import Result
+from textmill.db.result_rows import Result
 from textmill.db.session import Database
 from textmill.producer.summary import (
     database_place,

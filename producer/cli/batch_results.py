@@ -12,7 +12,7 @@ from textmill.producer.terminal import number, plural, say
 if TYPE_CHECKING:
     from sqlalchemy import Row
 
-    from textmill.db.queries import Result
+    from textmill.db.result_rows import Result
 
 
 def export_batch(rows: Iterable[Result], job: Row[Any], out: Path | None, *, whole: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from textmill.db.queries import Result
+from textmill.db.result_rows import Result
 from textmill.producer.terminal import (
     cell_width,
     plural,

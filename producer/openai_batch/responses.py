@@ -16,7 +16,7 @@ import orjson
 from sqlalchemy import Row
 
 from textmill.core.params import OPENAI_COLUMN
-from textmill.db.queries import Result
+from textmill.db.result_rows import Result
 
 TOO_LONG = "context_length_exceeded"
 API_CODES = {"prompt_too_long": TOO_LONG, "text_too_long": TOO_LONG}

@@ -15,7 +15,7 @@ from sqlalchemy import Row
 from textmill.core.errors import InvalidJobError
 from textmill.core.params import OPENAI_COLUMN
 from textmill.db.purge import PURGED_ID
-from textmill.db.queries import Result
+from textmill.db.result_rows import Result
 from textmill.producer.exports.atomic import new_text_file, refuse_existing
 from textmill.producer.openai_batch.responses import Answers, about_line
 

@@ -14,7 +14,8 @@ from sqlalchemy import event, insert
 from textmill.db import sqlite_log
 from textmill.db.filters import ResultFilter
 from textmill.db.models import audits
-from textmill.db.queries import Result, iter_results, read_page
+from textmill.db.queries import iter_results, read_page
+from textmill.db.result_rows import Result
 from textmill.db.results import ResultRow
 from textmill.db.session import Database
 

@@ -297,8 +297,6 @@ def counted(database: Database) -> Iterator[list[int]]:
     if not database.is_sqlite:
         before = fetched_rows(database)
         yield work
-        database.engine.dispose()  # a session that ends tells its counts
-        wait_until(lambda: fetched_rows(database) >= before + 50, 30, what="counted")
         work[0] = fetched_rows(database) - before
         return
 
@@ -313,7 +311,19 @@ def counted(database: Database) -> Iterator[list[int]]:
 
 
 def fetched_rows(database: Database) -> int:
-    """Rows of results and their values that PostgreSQL has read so far."""
+    """Rows of results and their values that PostgreSQL has read so far.
+
+    A session tells its counts when it ends, before it is gone from the list.
+    """
+    database.engine.dispose()
+    sessions = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' "
+    sessions += "AND datname = current_database() AND pid <> pg_backend_pid()"
+
+    def others() -> int:
+        with database.read() as connection:
+            return int(connection.scalar(text(sessions)) or 0)
+
+    wait_until(lambda: others() == 0, 30, what="ended")
     query = (
         "SELECT sum(idx_tup_fetch + seq_tup_read) FROM pg_stat_user_tables "
         "WHERE relname IN ('results', 'result_values')"

@@ -22,7 +22,7 @@ from textmill.core import errors
 from textmill.core.embedded import stop
 from textmill.core.settings import load_settings
 from textmill.db.filters import ResultFilter
-from textmill.db.queries import Result
+from textmill.db.result_rows import Result
 from textmill.producer.results_api import Results, Wanted
 
 from ..servers import wait_until

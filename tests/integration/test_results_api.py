@@ -17,7 +17,7 @@ import pytest
 from textmill import Job, submit
 from textmill.core.errors import ConfigurationError, InvalidJobError
 from textmill.db.filters import ResultFilter
-from textmill.db.queries import Result
+from textmill.db.result_rows import Result
 from textmill.db.results import ResultRow, to_json
 from textmill.db.session import Database
 from textmill.producer.results_api import Results, make_filter

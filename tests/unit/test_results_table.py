@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 TABLE = """
-from textmill.db.queries import Result
+from textmill.db.result_rows import Result
 from textmill.producer.cli.results_table import print_results
 
 rest = dict.fromkeys(Result.__dataclass_fields__)

@@ -108,7 +108,7 @@ payloads = Table(
 # Scores and ids come in no order: in one index of a whole job every new row changed another page of
 # it, and of ten million rows each page was written and logged again and again. So in these indexes
 # a job's rows lie by blocks of records, and they are asked block by block.
-SCORE_BLOCK_BITS = 14
+SCORE_BLOCK_BITS = 16
 ID_BLOCK_BITS = 12
 SCORE_BLOCK = f"(record_index >> {SCORE_BLOCK_BITS})"
 ID_BLOCK = f"(record_index >> {ID_BLOCK_BITS})"

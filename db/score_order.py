@@ -22,6 +22,7 @@ from textmill.db.sources import (
     ALL,
     BY_SCORE,
     MERGED,
+    Source,
     choose_source,
     first_labels,
     is_sqlite,
@@ -30,7 +31,8 @@ from textmill.db.sources import (
 )
 
 SORTED = 10_000  # rows that are sorted, at most
-OPENED = 64  # streams that are opened at once
+PLACES, CLOSE = 8, 32  # where, and how many rows of a condition tell how many there are of all
+OPENED = 16  # streams that are opened at once
 FIRST_ROWS, MOST_ROWS = 16, 256  # of a stream that are read at once
 
 Place = tuple[float, int]  # a score and a record's index
@@ -69,6 +71,8 @@ def _few(database: Database, job: Row[Any], wanted: ResultFilter) -> list[Place]
         source = choose_source(connection, job, wanted)
         if source is None:
             return None
+        if _seem_many(connection, source, most, job.total_records):
+            return None
         indexes = source.find(connection, -1, ALL, most + 1)
         if len(indexes) > most:
             return None
@@ -79,6 +83,22 @@ def _few(database: Database, job: Row[Any], wanted: ResultFilter) -> list[Place]
         query = select(row.score, row.record_index).where(*own, *scores)
         places = [(found, at) for found, at in connection.execute(query)]
     return sorted(places, key=_rank)
+
+
+def _seem_many(connection: Connection, source: Source, most: int, total: int) -> bool:
+    """Whether its records are far more, as told by how close they lie at some places of the job.
+
+    In the middle of each part: a sorted input may begin with the few that there are.
+    """
+    part = total // PLACES
+    if part == 0:
+        return False
+    expected = 0.0
+    for place in range(part // 2, total, part):
+        found = source.find(connection, place, place + part, CLOSE)
+        if len(found) == CLOSE:
+            expected += part * CLOSE / (found[-1] - place)
+    return expected > 4 * most
 
 
 def _merged(

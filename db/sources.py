@@ -31,7 +31,7 @@ from textmill.db.models import (
 )
 from textmill.db.word_search import find_words
 
-COLLECTED = 10_000  # records with scores in a range are collected and sorted, if they are no more
+COLLECTED = 5_000  # records with scores in a range are collected and sorted, if they are no more
 ALL = 1 << 40  # more than any job has records
 MERGED = 500_000  # labels times blocks: of more, not each is asked for
 PROBED = 2_000  # a count is asked for as far as this
@@ -183,11 +183,13 @@ def _by_score(connection: Connection, job: Row[Any], wanted: ResultFilter) -> So
     values = {"blocks": numbers(connection, asked), "job": job.id, "least": least, "most": most}
     found: list[int] = []
     for group in label_groups(labels):
-        query = text(_scored(connection, group))
-        own = {**values, **label_values(connection, group), "limit": COLLECTED + 1 - len(found)}
-        found += connection.scalars(query, own)
-        if len(found) > COLLECTED:
+        query = _scored(connection, group)
+        left = COLLECTED + 1 - len(found)
+        own = {**values, **label_values(connection, group), "limit": left}
+        # Counted first: of too many, none is needed.
+        if connection.scalar(text(f"SELECT count(*) FROM ({query}) AS found"), own) == left:
             return None
+        found += connection.scalars(text(query), own)
     found.sort()
 
     def find(connection: Connection, after: int, end: int, limit: int) -> Sequence[int]:

@@ -94,12 +94,12 @@ def indexes(rows: Any) -> list[int]:
 
 def test_a_page_by_score_looks_into_few_blocks_of_equal_scores(database: Database) -> None:
     """Of a saturated model most scores are 1: the first of them are in the first block."""
-    rows = [ResultRow(n << 14, f"r{n}", "x", None, "a", 1.0) for n in range(200)]
+    rows = [ResultRow(n << 16, f"r{n}", "x", None, "a", 1.0) for n in range(200)]
     job = filled_job(database, rows)
     statements: list[str] = []
     event.listen(database.engine, "before_cursor_execute", lambda *told: statements.append(told[2]))
-    page = read_page(database, job, ResultFilter(order="score", after=f"1.0:{100 << 14}"), 20)
-    assert indexes(page.rows) == [n << 14 for n in range(101, 121)]
+    page = read_page(database, job, ResultFilter(order="score", after=f"1.0:{100 << 16}"), 20)
+    assert indexes(page.rows) == [n << 16 for n in range(101, 121)]
     parts = sum(statement.count("LIMIT") for statement in statements)
     assert parts < 80, "more than one set of blocks was opened"
 

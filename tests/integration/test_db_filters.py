@@ -234,6 +234,7 @@ def test_where_few_are_few_and_many_are_many_makes_no_difference(
 ) -> None:
     database, jobs = filled
     monkeypatch.setattr(module, limit, 2)
+    monkeypatch.setattr(score_order, "CLOSE", 2)
     for names in (["few scores"], ["word", "rare label"], ["country"], ["frequent label", "word"]):
         check(database, jobs["first"], FIRST, *names)
 

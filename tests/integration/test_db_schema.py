@@ -74,7 +74,7 @@ REFLECTED = pytest.mark.filterwarnings(
 BY_BLOCK = {
     "ix_results_score": [
         "job_id",
-        "(record_index >> 14)",
+        "(record_index >> 16)",
         "label",
         "score DESC",
         "record_index",

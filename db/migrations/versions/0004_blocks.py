@@ -28,7 +28,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_results_score",
         "results",
-        ["job_id", sa.text("(record_index >> 14)"), "label", sa.text("score DESC"), "record_index"],
+        ["job_id", sa.text("(record_index >> 16)"), "label", sa.text("score DESC"), "record_index"],
     )
     op.create_index(
         "ix_results_record_id",

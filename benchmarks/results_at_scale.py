@@ -292,7 +292,7 @@ def _parse_options() -> argparse.Namespace:
     )
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
-    parser.add_argument("--messages", type=int, default=2, help="of 16 words each in a row's text")
+    parser.add_argument("--messages", type=int, default=1, help="of 16 words each in a row's text")
     parser.add_argument("--full-text", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument(
         "--index-column",

@@ -33,7 +33,7 @@ from textmill.db.sources import (
 SORTED = 10_000  # rows that are sorted, at most
 PLACES, CLOSE = 8, 32  # where, and how many rows of a condition tell how many there are of all
 OPENED = 16  # streams that are opened at once
-FIRST_ROWS, MOST_ROWS = 16, 256  # of a stream that are read at once
+MOST_ROWS = 256  # of a stream that are read at once
 
 Place = tuple[float, int]  # a score and a record's index
 
@@ -114,11 +114,12 @@ def _merged(
         yield from _sorted_by_database(database, job, wanted, after, page_rows)
         return
     heads.sort(key=lambda head: _rank(head.first), reverse=True)
+    first_rows = min(page_rows, MOST_ROWS)
     opened: list[tuple[tuple[float, int], Iterator[Place]]] = []
     while heads or opened:
         while heads and (not opened or _rank(heads[-1].first) <= opened[0][0]):
             due = [heads.pop() for _ in range(min(OPENED, len(heads)))]
-            for stream in _open(database, job, wanted, due, after):
+            for stream in _open(database, job, wanted, due, after, first_rows):
                 if (place := next(stream, None)) is not None:
                     heapq.heappush(opened, (_rank(place), stream))
         if opened:
@@ -198,18 +199,23 @@ def _open(
     wanted: ResultFilter,
     heads: Sequence[Head],
     after: Place | None,
+    size: int,
 ) -> Iterator[Iterator[Place]]:
-    """A stream of each head; the first pages of all are read at once."""
+    """A stream of each head; the first pages of all, of this size, are read at once."""
     with database.read() as connection:
-        pages = _read(connection, job, wanted, heads, after, FIRST_ROWS)
+        pages = _read(connection, job, wanted, heads, after, size)
     for head in heads:
-        yield _stream(database, job, wanted, head, pages[head])
+        yield _stream(database, job, wanted, head, pages[head], size)
 
 
 def _stream(
-    database: Database, job: Row[Any], wanted: ResultFilter, head: Head, page: list[Place]
+    database: Database,
+    job: Row[Any],
+    wanted: ResultFilter,
+    head: Head,
+    page: list[Place],
+    size: int,
 ) -> Iterator[Place]:
-    size = FIRST_ROWS
     yield from page
     while len(page) == size:
         size = min(size * 4, MOST_ROWS)

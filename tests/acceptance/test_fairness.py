@@ -117,6 +117,8 @@ def test_a_small_job_does_not_wait_for_a_big_one_and_redis_holds_one_window_of_e
     assert eyes.count(big) == CHUNKS
     assert eyes.messages() <= window
     small = _submit(eyes, 1)
+    sent = chunks.c.dispatched_at.is_not(None)
+    wait_until(lambda: eyes.count(small, sent) == 1, 60, what="with a message of the small job's")
     gate.touch()
 
     ended = eyes.wait_for_end(small)

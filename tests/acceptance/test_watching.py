@@ -120,18 +120,26 @@ def test_json_tells_errors_while_the_job_runs_in_the_fields_that_are_documented(
             assert type(value) in types, (name, value, documented[name])
 
 
+def _watch_to_the_end(shell: Shell, name: str, *options: str) -> tuple[str, list[str]]:
+    """A job that ends once it is watched, and what is said of its 20 records meanwhile."""
+    gate = shell.folder / name
+    lines = [*(f"text {n}" for n in range(19)), f"wait {gate}"]
+    job = shell.submit(shell.write(f"{name}.txt", "\n".join(lines)), *FAKE)
+    watching = shell.start("watch", job, *options, log=f"{name}.log")
+    wait_until(lambda: re.search(r"of 20 \(|\{", shell.log(f"{name}.log")), 60, what="watched")
+    gate.touch()
+    assert watching.wait(60) == 0
+    return job, [line for line in shell.log(f"{name}.log").splitlines() if re.match(r"\d|\{", line)]
+
+
 def test_an_interval_is_the_least_time_between_two_lines(shell: Shell) -> None:
-    lines = [f"slow 0.1 {n}" for n in range(60)]
     shell.start_worker()
-    job = shell.submit(shell.write("texts.txt", "\n".join(lines)), *FAKE)
-    progress = shell.run("watch", job, "--interval", "3600").stderr
-    counts = [line for line in progress.splitlines() if " of 60 (" in line]
-    assert len(counts) == 2, "the first and the last"
+    job, said = _watch_to_the_end(shell, "lines", "--interval", "3600")
+    assert len([line for line in said if " of 20 (" in line]) == 2, "the first and the last"
     told = shell.run("watch", job, "--interval", "3600").stderr
     assert told == "", "a job that has ended has its summary only"
-    again = shell.submit(shell.write("more.txt", "\n".join(lines)), *FAKE)
-    done = shell.run("watch", again, "--json", "--interval", "3600")
-    assert len(done.stdout.splitlines()) == 2, "the first and the last"
+    _, said = _watch_to_the_end(shell, "json", "--json", "--interval", "3600")
+    assert len(said) == 2, "the first and the last"
     assert_user_error(shell.run("watch", job, "--interval", "-1"), "--interval")
 
 

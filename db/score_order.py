@@ -32,7 +32,7 @@ from textmill.db.sources import (
 
 SORTED = 10_000  # rows that are sorted, at most
 PLACES, CLOSE = 8, 32  # where, and how many rows of a condition tell how many there are of all
-OPENED = 16  # streams that are opened at once
+FEWEST_OPENED, MOST_OPENED = 16, 64  # streams that are opened at once, by the size of a page
 MOST_ROWS = 256  # of a stream that are read at once
 
 Place = tuple[float, int]  # a score and a record's index
@@ -115,10 +115,11 @@ def _merged(
         return
     heads.sort(key=lambda head: _rank(head.first), reverse=True)
     first_rows = min(page_rows, MOST_ROWS)
+    at_once = min(MOST_OPENED, max(FEWEST_OPENED, page_rows // 2))
     opened: list[tuple[tuple[float, int], Iterator[Place]]] = []
     while heads or opened:
         while heads and (not opened or _rank(heads[-1].first) <= opened[0][0]):
-            due = [heads.pop() for _ in range(min(OPENED, len(heads)))]
+            due = [heads.pop() for _ in range(min(at_once, len(heads)))]
             for stream in _open(database, job, wanted, due, after, first_rows):
                 if (place := next(stream, None)) is not None:
                     heapq.heappush(opened, (_rank(place), stream))

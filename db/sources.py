@@ -190,6 +190,8 @@ def _by_score(connection: Connection, job: Row[Any], wanted: ResultFilter) -> So
         if connection.scalar(text(f"SELECT count(*) FROM ({query}) AS found"), own) == left:
             return None
         found += connection.scalars(text(query), own)
+        if len(found) > COLLECTED:  # of a job that runs there may be more by now
+            return None
     found.sort()
 
     def find(connection: Connection, after: int, end: int, limit: int) -> Sequence[int]:

@@ -169,10 +169,10 @@ def check(database: Database, job: Job, rows: list[ResultRow], *names: str) -> i
     for order in ("input", "score"):
         asked = ResultFilter(**wanted, order=order)  # type: ignore[arg-type]
         indexes = in_order(expected, order)
-        for page_rows in (23, 2000):
+        for page_rows in (7, 2000):
             read = iter_results(database, job, asked, page_rows=page_rows)
             assert [row.record_index for row in read] == indexes, (names, order, page_rows)
-        assert paged(database, job, asked, 60) == indexes, (names, order)
+        assert paged(database, job, asked, 40) == indexes, (names, order)
     return len(expected)
 
 

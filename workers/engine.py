@@ -17,7 +17,6 @@ from typing import Any, cast
 
 from textmill.core.errors import (
     EngineClosedError,
-    ModelLoadError,
     RetryableError,
     describe_error,
 )
@@ -34,6 +33,7 @@ from textmill.workers.items import (
     is_stepwise,
     takes_padding,
 )
+from textmill.workers.load_errors import load_error
 from textmill.workers.row_queue import RowQueue
 from textmill.workers.scheduler import Scheduler, TokenBudget
 from textmill.workers.slot_work import SlotWork
@@ -241,7 +241,7 @@ class Engine:
         except DeviceLostError:
             raise
         except Exception as error:
-            self._fail(_load_error(self.name, error))
+            self._fail(load_error(self.name, error))
             return False
         with self._changed:
             self.load_seconds = time.monotonic() - started
@@ -340,13 +340,3 @@ class Engine:
             self._idle_since = time.monotonic()
         if self._on_idle is not None:
             self._on_idle()
-
-
-def _load_error(name: str, error: Exception) -> ModelLoadError:
-    """The reason as a ModelLoadError, without the frames that hold the half-loaded model."""
-    if isinstance(error, ModelLoadError):
-        return error.with_traceback(None)
-    log.exception("model %s cannot be loaded", name)
-    failure = ModelLoadError(f"model {name!r} cannot be loaded: {type(error).__name__}: {error}")
-    failure.__cause__ = error.with_traceback(None)
-    return failure

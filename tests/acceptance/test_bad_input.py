@@ -115,6 +115,31 @@ def test_a_hub_model_that_is_not_here_and_cannot_be_fetched(shell: Shell) -> Non
     shell.assert_nothing_written()
 
 
+@pytest.mark.parametrize(
+    "model",
+    ["a b", "org/na me", "ü/x", "a..b", "a--b", "org/x.git", "a b/c/d.gguf", "a\x01b", "a\udcffb"],
+)
+def test_a_model_that_is_no_path_and_cannot_be_on_the_hub(
+    shell: Shell, refusals: Refusals, model: str
+) -> None:
+    texts = shell.write("texts.txt", "a\n")
+    neither = "is neither a folder on this machine nor a name on the hub; expected a folder, or ORG"
+    refusals.check([texts, "--model", model], neither)
+
+
+@pytest.mark.parametrize("option", ["-x", "--dry-run", "--json"])
+def test_a_model_that_was_forgotten(shell: Shell, refusals: Refusals, option: str) -> None:
+    texts = shell.write("texts.txt", "a\n")
+    refusals.check([texts, "--model", option], f"model '{option}'", "is the model left out?")
+
+
+def test_a_model_that_was_forgotten_behind_an_alias(shell: Shell, refusals: Refusals) -> None:
+    body = {"model": "gpt", "messages": [{"role": "user", "content": "hi"}]}
+    line = {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    batch = shell.write("batch.jsonl", json.dumps(line))
+    refusals.check([batch, "--model-alias", "gpt=--x"], "model '--x' is neither")
+
+
 def test_skip_bad_turns_bad_rows_into_error_rows_at_once(shell: Shell) -> None:
     lines = [
         '{"text": "good", "n": 1}',

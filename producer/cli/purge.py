@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from textmill.core.storable import require_storable
 from textmill.producer.cli import options as o
 from textmill.producer.cli.context import Context, open_context
 from textmill.producer.cli.removal import (
@@ -103,6 +104,8 @@ def _check(older_than: str | None, job: Sequence[str] | None, ids: Sequence[str]
         )
     if ids and not all(ids):
         raise typer.BadParameter("expected an id that is not empty", param_hint="--record-id")
+    for record_id in ids or ():
+        require_storable("--record-id", record_id, "an id")
 
 
 def _plan(

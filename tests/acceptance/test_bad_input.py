@@ -72,6 +72,9 @@ def test_a_missing_file_is_named(shell: Shell) -> None:
         (["--queue", "a b"], ["'a b'"]),
         (["--priority", "hihg"], ["'hihg'", "did you mean 'high'"]),
         (["--dtype", "int4"], ["'int4'", "fp32"]),
+        (["--key", "a\udcffb"], [r"key is 'a\udcffb'; expected text, without", "not UTF-8"]),
+        (["--name", "a\udcffb"], [r"name is 'a\udcffb'; expected text, without", "not UTF-8"]),
+        (["--revision", "\udcff"], [r"revision is '\udcff'; expected text, without", "not UTF-8"]),
     ],
 )
 def test_a_wrong_option_is_named(
@@ -125,6 +128,18 @@ def test_a_model_that_is_no_path_and_cannot_be_on_the_hub(
     texts = shell.write("texts.txt", "a\n")
     neither = "is neither a folder on this machine nor a name on the hub; expected a folder, or ORG"
     refusals.check([texts, "--model", model], neither)
+
+
+def test_options_of_a_task_that_are_not_utf8(shell: Shell, refusals: Refusals) -> None:
+    words = [shell.write("texts.txt", "a\n"), "--task", "generation", "--model", "m"]
+    refusals.check([*words, "--stop", "\udcff"], r"stop is '\udcff'; expected text, without NUL")
+    template = "\udcff" + 100 * "x" + "{text}"
+    refusals.check([*words, "--template", template], r"template is '\udcffxx", "x'…; expected text")
+
+
+def test_a_file_may_be_called_as_no_text_can(shell: Shell) -> None:
+    job = shell.submit(shell.write("a\udcff.txt", "a\n"), *FAKE)
+    assert shell.json("show", job)["name"] == "a?.txt"
 
 
 @pytest.mark.parametrize("option", ["-x", "--dry-run", "--json"])

@@ -64,6 +64,23 @@ def test_commands_about_an_unknown_job_offer_the_latest(shell: Shell) -> None:
         assert job in done.stderr
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["show"], ["watch"], ["results"], ["cancel"], ["pause"], ["resume"], ["retry"]),
+        *(["redact"], ["purge", "--job"], ["purge", "--record-id"], ["run", "--resume"]),
+        *(["worker", "--queues"], ["up", "--queues"]),
+    ],
+    ids=" ".join,
+)
+def test_bytes_that_are_not_utf8_are_named(shell: Shell, words: list[str]) -> None:
+    done = shell.run(*words, "a\udcffb")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert r"'a\udcffb'" in done.stderr
+
+
 def test_pause_and_resume_need_no_worker(shell: Shell) -> None:
     shell.submit(shell.write("texts.txt", "a\n"), "--task", "fake", "--model", "m")
     assert shell.run("pause", "last").returncode == 0

@@ -112,6 +112,12 @@ def _check_texts(spec: JobSpec) -> None:
     for name in ("revision", "name", "key"):
         if (value := getattr(spec, name)) is not None:
             require_storable(name, value)
+    # Of a script whose variable is unset: every later submission would be taken for the first.
+    if spec.key is not None and not spec.key.strip():
+        raise InvalidJobError(
+            f"key is {spec.key!r}; expected a text that is not blank, or no key for a new job "
+            "each time"
+        )
     for option, value in spec.params.items():
         for text in iter_texts(value):
             require_storable(option, text)

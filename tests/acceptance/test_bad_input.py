@@ -72,6 +72,8 @@ def test_a_missing_file_is_named(shell: Shell) -> None:
         (["--queue", "a b"], ["'a b'"]),
         (["--priority", "hihg"], ["'hihg'", "did you mean 'high'"]),
         (["--dtype", "int4"], ["'int4'", "fp32"]),
+        (["--key", ""], ["key is ''; expected a text that is not blank, or no key"]),
+        (["--key", " \t"], [r"key is ' \t'; expected a text that is not blank"]),
         (["--key", "a\udcffb"], [r"key is 'a\udcffb'; expected text, without", "not UTF-8"]),
         (["--name", "a\udcffb"], [r"name is 'a\udcffb'; expected text, without", "not UTF-8"]),
         (["--revision", "\udcff"], [r"revision is '\udcff'; expected text, without", "not UTF-8"]),

@@ -15,6 +15,7 @@ from textmill.producer.cli.removal import (
     SHOWN_JOBS,
     Counter,
     PassedOver,
+    check_older_than,
     confirm,
     counting,
     name_unended,
@@ -94,10 +95,8 @@ def purge(
 
 
 def _check(older_than: str | None, job: Sequence[str] | None, ids: Sequence[str] | None) -> None:
-    if older_than is not None and (job or ids):
-        raise typer.BadParameter(
-            "goes by itself: it is for all jobs, and for whole jobs", param_hint="--older-than"
-        )
+    if older_than is not None:
+        check_older_than(older_than, alone=not (job or ids))
     if older_than is None and not job and not ids:
         raise typer.BadParameter(
             "expected what to purge: --older-than 30d, --job JOB, or --record-id ID"

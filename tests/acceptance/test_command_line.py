@@ -10,7 +10,7 @@ from typer.main import get_command
 
 from textmill.producer.cli.main import app
 
-from .conftest import Shell, assert_user_error
+from .conftest import FAKE, Shell, assert_user_error
 
 
 def _commands() -> list[list[str]]:
@@ -74,6 +74,7 @@ def test_commands_about_an_unknown_job_offer_the_latest(shell: Shell) -> None:
     ids=" ".join,
 )
 def test_bytes_that_are_not_utf8_are_named(shell: Shell, words: list[str]) -> None:
+    shell.submit(shell.write("texts.txt", "a\n"), *FAKE)  # in which a record is looked for
     done = shell.run(*words, "a\udcffb")
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: ")

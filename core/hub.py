@@ -20,6 +20,10 @@ CODE = ("*.py",)
 # expressions: https://docs.python.org/3/library/fnmatch.html
 IGNORED = ("[!1]*/*", "1[!_]*/*", "1_[!P]*/*")
 COMMIT = re.compile(r"[0-9a-f]{40}")
+# As huggingface_hub has it, which raises an error of its own, and is not on every machine:
+# https://huggingface.co/docs/huggingface_hub/package_reference/utilities (validate_repo_id)
+_PART = r"\b[\w.-]{1,96}\b"
+REPOSITORY = re.compile(rf"(?!.*(--|\.\.))({_PART}/)?{_PART}(?<!\.git)", re.ASCII)
 HUB_SECONDS = 10  # for one question; a hub that is silent must not hold a submission
 
 
@@ -39,7 +43,7 @@ class Source:
 
 
 def find_source(model: str) -> Source:
-    """What the name of a model means on this machine; raises ModelLoadError if nothing.
+    """What the name of a model means on this machine or the hub; raises ModelLoadError if nothing.
 
     A name that ends in ``.gguf`` is a file: of this machine, or ``ORGANISATION/MODEL/FILE.gguf``.
     """
@@ -56,7 +60,12 @@ def find_source(model: str) -> Source:
     if path.is_absolute() or model.startswith((".", "~")):
         kind = "GGUF file" if is_gguf else "model folder"
         raise ModelLoadError(f"{kind} {model!r} does not exist on this machine")
-    if not is_gguf:
+    return _find_on_hub(model)
+
+
+def _find_on_hub(model: str) -> Source:
+    if not model.lower().endswith(SUFFIX):
+        _require_name(model, model)
         return Source(model, None, model)
     organisation, _, rest = model.partition("/")
     repository, _, file = rest.partition("/")
@@ -65,7 +74,21 @@ def find_source(model: str) -> Source:
             f"GGUF file {model!r} does not exist on this machine; of the hub it would be "
             f"ORGANISATION/MODEL/FILE{SUFFIX}"
         )
+    _require_name(f"{organisation}/{repository}", model)
     return Source(model, None, f"{organisation}/{repository}", file)
+
+
+def _require_name(repository: str, model: str) -> None:
+    if not REPOSITORY.fullmatch(repository):
+        raise _nowhere(model)
+
+
+def _nowhere(model: str) -> ModelLoadError:
+    hint = "; it looks like an option: is the model left out?" if model.startswith("-") else ""
+    return ModelLoadError(
+        f"model {model!r} is neither a folder on this machine nor a name on the hub; expected a "
+        f"folder, or ORGANISATION/MODEL of letters, digits, '-', '_' and '.'{hint}"
+    )
 
 
 def is_path(model: str) -> bool:
@@ -93,9 +116,7 @@ def fetch(
             )
         )
     except HFValidationError:
-        raise ModelLoadError(
-            f"model {source.name!r} is neither a folder on this machine nor a name on the hub"
-        ) from None
+        raise _nowhere(source.name) from None
     except LocalEntryNotFoundError:
         raise _not_here(source, revision) from None
     except Exception as error:

@@ -13,6 +13,7 @@ from sqlalchemy.types import BigInteger
 
 from textmill.core.errors import InvalidJobError
 from textmill.core.search import Search, parse_search
+from textmill.core.storable import require_storable
 from textmill.core.tasks import nearest
 from textmill.db.indexing import FURTHER_LABEL, MAX_VALUE, ROW_BITS, value_text
 from textmill.db.models import result_values, results
@@ -50,11 +51,7 @@ class ResultFilter:
             raise InvalidJobError(f"limit is {self.limit}; expected 0 or more rows")
         self._check_scores()
         for name, value in self._texts():
-            # A row's text has neither; and a database would not take them.
-            if not isinstance(value, str) or "\0" in value or not is_unicode(value):
-                raise InvalidJobError(
-                    f"{name} is {value!r}; expected text, without NUL and bytes that are not UTF-8"
-                )
+            require_storable(name, value)
         if self.after is not None:
             self.position()
         if self.search is not None:
@@ -222,15 +219,6 @@ def _has_entry(job: Row[Any], name: str, value: str, *, sqlite: bool) -> ColumnE
     # An offset keeps PostgreSQL from a join, for which it would, until ANALYZE, read all entries of
     # the value for each row.
     return query.exists() if sqlite else query.offset(0).exists()
-
-
-def is_unicode(value: str) -> bool:
-    """False for half of a surrogate pair, as which bytes come that are not UTF-8."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def extra_text(name: str, *, sqlite: bool) -> ColumnElement[str]:

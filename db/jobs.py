@@ -30,6 +30,7 @@ from textmill.core.jobs import (
     refusal,
     sources_of,
 )
+from textmill.core.storable import require_storable
 from textmill.db.clock import now
 from textmill.db.models import chunks, jobs, payloads, results
 
@@ -232,8 +233,10 @@ def find_job_by_key(connection: Connection, key: str) -> Row[Any] | None:
 def find_job(connection: Connection, reference: str) -> Row[Any]:
     """The job a person means: its id, a unique start of its id, its key, or ``last``.
 
-    Raises JobNotFoundError that offers what is nearest, or else the latest ids.
+    Raises JobNotFoundError that offers what is nearest, or else the latest ids; InvalidJobError
+    for what cannot be any of these.
     """
+    require_storable("the job", reference, "its id, the start of its id, its key, or 'last'")
     if reference == "last":
         newest = select(jobs).where(_visible()).order_by(jobs.c.id.desc())
         found = connection.execute(newest.limit(1)).all()

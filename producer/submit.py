@@ -6,7 +6,6 @@ job; one that succeeds is in SQL, whether or not the broker is there to be told.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -24,8 +23,9 @@ from textmill.core.errors import (
     ServiceUnavailableError,
 )
 from textmill.core.jobs import BadRecord, JobSpec, JobStatus, Priority, Record
-from textmill.core.messages import ChunkMessage
+from textmill.core.messages import ChunkMessage, require_queue
 from textmill.core.settings import Settings
+from textmill.core.storable import iter_texts, require_storable
 from textmill.core.stored_texts import StoreText, key_id, require_key
 from textmill.core.tasks import get_task, nearest, validate_params
 from textmill.db import dead_loads
@@ -39,7 +39,6 @@ from textmill.producer.model_check import check_model
 from textmill.producer.readers import IdCheck, RecordRules, Records
 
 POLL_SECONDS = 0.25
-QUEUE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 DTYPES = ("auto", "fp32", "bf16", "fp16", "int8")
 
 
@@ -55,11 +54,18 @@ class Submitted:
 
 
 def name_after(files: Sequence[str | Path]) -> str | None:
-    """What a job without a name is called: its first file, and how many more there are."""
+    """What a job without a name is called: its first file, and how many more there are.
+
+    A file's name may hold bytes that are not UTF-8, which a database does not take.
+    """
     if not files:
         return None
-    first = "stdin" if str(files[0]) == "-" else Path(files[0]).name
+    first = "stdin" if str(files[0]) == "-" else _as_unicode(Path(files[0]).name)
     return first + (f" and {len(files) - 1} more" if len(files) > 1 else "")
+
+
+def _as_unicode(name: str) -> str:
+    return name.encode(errors="replace").decode()
 
 
 def parse_priority(value: str) -> Priority:
@@ -77,12 +83,10 @@ def validate_spec(spec: JobSpec, settings: Settings) -> tuple[JobSpec, RecordRul
 
     Raises InvalidJobError before anything is read or written.
     """
+    _check_texts(spec)
     task = get_task(spec.task)
     params = validate_params(task, spec.params)
-    if not QUEUE_NAME.fullmatch(spec.queue):
-        raise InvalidJobError(
-            f"queue {spec.queue!r} is no name: expected letters, digits, '-' and '_', at most 64"
-        )
+    require_queue(spec.queue)
     if spec.dtype not in DTYPES:
         raise InvalidJobError(f"dtype {spec.dtype!r} is unknown; expected: {', '.join(DTYPES)}")
     params.check_dtype(spec.dtype)
@@ -100,6 +104,23 @@ def validate_spec(spec: JobSpec, settings: Settings) -> tuple[JobSpec, RecordRul
         hash_key_id=key_id(require_key(settings.hash_key_bytes)) if hashes else None,
     )
     return checked, RecordRules(task, params, spec.store_text)
+
+
+def _check_texts(spec: JobSpec) -> None:
+    """Raise InvalidJobError for a text of the job that a database would not take."""
+    require_storable("model", spec.model)
+    for name in ("revision", "name", "key"):
+        if (value := getattr(spec, name)) is not None:
+            require_storable(name, value)
+    # Of a script whose variable is unset: every later submission would be taken for the first.
+    if spec.key is not None and not spec.key.strip():
+        raise InvalidJobError(
+            f"key is {spec.key!r}; expected a text that is not blank, or no key for a new job "
+            "each time"
+        )
+    for option, value in spec.params.items():
+        for text in iter_texts(value):
+            require_storable(option, text)
 
 
 def submit_job(

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from textmill.core.storable import require_storable
 from textmill.producer.cli import options as o
 from textmill.producer.cli.context import Context, open_context
 from textmill.producer.cli.removal import (
     SHOWN_JOBS,
     Counter,
     PassedOver,
+    check_older_than,
     confirm,
     counting,
     name_unended,
@@ -93,16 +95,16 @@ def purge(
 
 
 def _check(older_than: str | None, job: Sequence[str] | None, ids: Sequence[str] | None) -> None:
-    if older_than is not None and (job or ids):
-        raise typer.BadParameter(
-            "goes by itself: it is for all jobs, and for whole jobs", param_hint="--older-than"
-        )
+    if older_than is not None:
+        check_older_than(older_than, alone=not (job or ids))
     if older_than is None and not job and not ids:
         raise typer.BadParameter(
             "expected what to purge: --older-than 30d, --job JOB, or --record-id ID"
         )
     if ids and not all(ids):
         raise typer.BadParameter("expected an id that is not empty", param_hint="--record-id")
+    for record_id in ids or ():
+        require_storable("--record-id", record_id, "an id")
 
 
 def _plan(

@@ -10,7 +10,14 @@ import typer
 
 from textmill.producer.cli import options as o
 from textmill.producer.cli.context import Context, open_context
-from textmill.producer.cli.removal import PassedOver, confirm, counting, name_unended, rid_files
+from textmill.producer.cli.removal import (
+    PassedOver,
+    check_older_than,
+    confirm,
+    counting,
+    name_unended,
+    rid_files,
+)
 from textmill.producer.terminal import emit_json, number, plural, say
 
 if TYPE_CHECKING:
@@ -63,7 +70,9 @@ def redact(
     """
     from textmill.core.masking import KINDS, Masker
 
-    if bool(jobs) == (older_than is not None):
+    if older_than is not None:
+        check_older_than(older_than, alone=not jobs)
+    elif not jobs:
         raise typer.BadParameter("expected jobs, or --older-than AGE", param_hint="JOB")
     wanted = KINDS if kinds is None else [kind.strip() for kind in kinds.split(",")]
     masker = Masker(wanted, region)

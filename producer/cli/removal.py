@@ -25,6 +25,17 @@ def confirm(question: str, *, yes: bool) -> None:
         raise typer.Exit(1)
 
 
+def check_older_than(age: str, *, alone: bool) -> None:
+    """Refuse what is no age, and an age beside what else says which jobs or records are meant."""
+    from textmill.producer.ages import parse_age
+
+    parse_age(age)
+    if not alone:
+        raise typer.BadParameter(
+            "goes by itself: it is for all jobs, and for whole jobs", param_hint="--older-than"
+        )
+
+
 class Counter:
     """A counter of rows on a terminal; silence elsewhere."""
 

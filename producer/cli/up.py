@@ -47,11 +47,12 @@ def up(
 
     settings = load_settings()
     require_worker_packages()
+    command = worker_command(devices, queues, slots)
     with _only_one(settings):
         with open_context():  # makes the tables, or says what is wrong with the database
             pass
         with EmbeddedServices(settings):
-            process = start_worker(worker_command(devices, queues, slots))
+            process = start_worker(command)
             say(f"database  {database_place(settings)}")
             say(
                 "next      textmill submit FILE --model MODEL    (in another terminal; Ctrl-C ends)"

@@ -53,7 +53,14 @@ def worker(
 def worker_command(
     devices: str, queues: str, slots: int | None = None, drain_seconds: float | None = None
 ) -> list[str]:
-    """The command line of the supervisor; ``-P``, so that the current folder shadows nothing."""
+    """The command line of the supervisor; ``-P``, so that the current folder shadows nothing.
+
+    Raises InvalidJobError for a queue that no job can be meant for.
+    """
+    from textmill.core.messages import require_queue
+
+    for name in filter(None, map(str.strip, queues.split(","))):
+        require_queue(name)
     command = [sys.executable, "-P", "-m", "textmill.workers"]
     command += ["--devices", devices, "--queues", queues]
     if slots is not None:

@@ -72,6 +72,11 @@ def test_a_missing_file_is_named(shell: Shell) -> None:
         (["--queue", "a b"], ["'a b'"]),
         (["--priority", "hihg"], ["'hihg'", "did you mean 'high'"]),
         (["--dtype", "int4"], ["'int4'", "fp32"]),
+        (["--key", ""], ["key is ''; expected a text that is not blank, or no key"]),
+        (["--key", " \t"], [r"key is ' \t'; expected a text that is not blank"]),
+        (["--key", "a\udcffb"], [r"key is 'a\udcffb'; expected text, without", "not UTF-8"]),
+        (["--name", "a\udcffb"], [r"name is 'a\udcffb'; expected text, without", "not UTF-8"]),
+        (["--revision", "\udcff"], [r"revision is '\udcff'; expected text, without", "not UTF-8"]),
     ],
 )
 def test_a_wrong_option_is_named(
@@ -113,6 +118,43 @@ def test_a_hub_model_that_is_not_here_and_cannot_be_fetched(shell: Shell) -> Non
     done = shell.run("run", texts, "--model", "nobody/nothing", "--devices", "cpu")
     assert_user_error(done, "'nobody/nothing'", "hf download nobody/nothing")
     shell.assert_nothing_written()
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["a b", "org/na me", "ü/x", "a..b", "a--b", "org/x.git", "a b/c/d.gguf", "a\x01b", "a\udcffb"],
+)
+def test_a_model_that_is_no_path_and_cannot_be_on_the_hub(
+    shell: Shell, refusals: Refusals, model: str
+) -> None:
+    texts = shell.write("texts.txt", "a\n")
+    neither = "is neither a folder on this machine nor a name on the hub; expected a folder, or ORG"
+    refusals.check([texts, "--model", model], neither)
+
+
+def test_options_of_a_task_that_are_not_utf8(shell: Shell, refusals: Refusals) -> None:
+    words = [shell.write("texts.txt", "a\n"), "--task", "generation", "--model", "m"]
+    refusals.check([*words, "--stop", "\udcff"], r"stop is '\udcff'; expected text, without NUL")
+    template = "\udcff" + 100 * "x" + "{text}"
+    refusals.check([*words, "--template", template], r"template is '\udcffxx", "x'…; expected text")
+
+
+def test_a_file_may_be_called_as_no_text_can(shell: Shell) -> None:
+    job = shell.submit(shell.write("a\udcff.txt", "a\n"), *FAKE)
+    assert shell.json("show", job)["name"] == "a?.txt"
+
+
+@pytest.mark.parametrize("option", ["-x", "--dry-run", "--json"])
+def test_a_model_that_was_forgotten(shell: Shell, refusals: Refusals, option: str) -> None:
+    texts = shell.write("texts.txt", "a\n")
+    refusals.check([texts, "--model", option], f"model '{option}'", "is the model left out?")
+
+
+def test_a_model_that_was_forgotten_behind_an_alias(shell: Shell, refusals: Refusals) -> None:
+    body = {"model": "gpt", "messages": [{"role": "user", "content": "hi"}]}
+    line = {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    batch = shell.write("batch.jsonl", json.dumps(line))
+    refusals.check([batch, "--model-alias", "gpt=--x"], "model '--x' is neither")
 
 
 def test_skip_bad_turns_bad_rows_into_error_rows_at_once(shell: Shell) -> None:

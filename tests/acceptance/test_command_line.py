@@ -10,7 +10,7 @@ from typer.main import get_command
 
 from textmill.producer.cli.main import app
 
-from .conftest import Shell, assert_user_error
+from .conftest import FAKE, Shell, assert_user_error
 
 
 def _commands() -> list[list[str]]:
@@ -62,6 +62,24 @@ def test_commands_about_an_unknown_job_offer_the_latest(shell: Shell) -> None:
         done = shell.run(command, "nosuchjob")
         assert done.returncode == 2
         assert job in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["show"], ["watch"], ["results"], ["cancel"], ["pause"], ["resume"], ["retry"]),
+        *(["redact"], ["purge", "--job"], ["purge", "--record-id"], ["run", "--resume"]),
+        *(["worker", "--queues"], ["up", "--queues"]),
+    ],
+    ids=" ".join,
+)
+def test_bytes_that_are_not_utf8_are_named(shell: Shell, words: list[str]) -> None:
+    shell.submit(shell.write("texts.txt", "a\n"), *FAKE)  # in which a record is looked for
+    done = shell.run(*words, "a\udcffb")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert r"'a\udcffb'" in done.stderr
 
 
 def test_pause_and_resume_need_no_worker(shell: Shell) -> None:

@@ -266,11 +266,14 @@ def test_what_cannot_be_meant_is_refused_and_nothing_changes(anywhere: Shell) ->
         (["--older-than", "soon"], ["'soon'", "such as 30d"]),
         (["--older-than", "30"], ["'30'", "such as 30d"]),
         (["--older-than", "30d", "--job", ended], ["goes by itself"]),
+        (["--older-than", "1x", "--job", ended], ["--older-than is '1x'"]),
         ([], ["expected what to purge"]),
     ]
     for words, parts in refusals:
         assert_user_error(shell.run("purge", *words), *parts)
     assert_user_error(shell.run("redact"), "expected jobs, or --older-than")
+    assert_user_error(shell.run("redact", ended, "--older-than", "0m"), "goes by itself")
+    assert_user_error(shell.run("redact", ended, "--older-than", "1x"), "--older-than is '1x'")
     assert_user_error(shell.run("redact", waiting), "is queued and cannot be redacted")
     assert_user_error(shell.run("redact", ended, "--kinds", "mail"), "'mail'", "email")
     assert_user_error(shell.run("redact", ended, "--region", "Nowhere"), "Nowhere")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from textmill.core.errors import JobNotFoundError
+from textmill.core.errors import InvalidJobError, JobNotFoundError
 from textmill.core.jobs import JobStatus
 from textmill.db import loading as loading_db
 from textmill.db.jobs import find_job, list_jobs
@@ -72,6 +72,16 @@ def test_an_unknown_reference_offers_the_latest_jobs(several: Database, referenc
         find_job(connection, reference)
     latest = "06c000000000000x, 06b000000000000x, 06ab00000000000x"
     assert str(caught.value) == f"no job {reference!r}; the latest are {latest}"
+
+
+@pytest.mark.parametrize("reference", ["a\udcffb", "06\0", "\ud800"])
+def test_what_no_database_takes_is_no_reference(several: Database, reference: str) -> None:
+    with several.read() as connection, pytest.raises(InvalidJobError) as caught:
+        find_job(connection, reference)
+    assert str(caught.value) == (
+        f"the job is {reference!r}; expected its id, the start of its id, its key, or 'last', "
+        "without NUL and bytes that are not UTF-8"
+    )
 
 
 @pytest.mark.parametrize(

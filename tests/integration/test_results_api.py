@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import struct
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from textmill import Job, submit
+from textmill import Job, results, submit
 from textmill.core.errors import ConfigurationError, InvalidJobError
 from textmill.db.filters import ResultFilter
 from textmill.db.result_rows import Result
@@ -247,3 +248,11 @@ def test_columns_to_index_are_a_list_and_not_a_name(home: Path) -> None:
         submit([{"text": "a", "country": "DE"}], model="m", index_columns="country")
     with pytest.raises(InvalidJobError, match="no job 'last'"):
         Job("last")
+
+
+@pytest.mark.parametrize("reference", [None, 5, b"06h0", Path("06h0"), ["last"], {"id": 1}])
+def test_a_job_that_is_no_text_is_named(home: Path, reference: Any) -> None:
+    expected = re.escape(f"the job is {reference!r}; expected its id, the start of its id, its key")
+    for ask_for in (Job, results):
+        with pytest.raises(InvalidJobError, match=expected):
+            ask_for(reference)

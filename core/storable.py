@@ -1,0 +1,46 @@
+"""Which texts both databases take: those without NUL and without half of a surrogate pair.
+
+Bytes of a command line that are not UTF-8 come as such halves (PEP 383).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from textmill.core.errors import InvalidJobError
+
+SHOWN_CHARACTERS = 80
+
+
+def is_storable(text: str) -> bool:
+    """True if a column can hold the text, and so be compared with it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
+
+
+def require_storable(name: str, value: object, expected: str = "text") -> None:
+    """Raise InvalidJobError that calls the value by this name, if it is no text or not storable."""
+    if not isinstance(value, str):
+        raise InvalidJobError(f"{name} is {value!r}; expected {expected}")
+    if not is_storable(value):
+        shown = repr(value[:SHOWN_CHARACTERS]) + "…" * (len(value) > SHOWN_CHARACTERS)
+        raise InvalidJobError(
+            f"{name} is {shown}; expected {expected}, without NUL and bytes that are not UTF-8"
+        )
+
+
+def iter_texts(value: Any) -> Iterator[str]:
+    """Every text in what JSON can hold, names of members included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, member in value.items():
+            yield from iter_texts(name)
+            yield from iter_texts(member)
+    elif isinstance(value, list | tuple):
+        for member in value:
+            yield from iter_texts(member)

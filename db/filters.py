@@ -50,6 +50,7 @@ class ResultFilter:
         if self.limit is not None and self.limit < 0:
             raise InvalidJobError(f"limit is {self.limit}; expected 0 or more rows")
         self._check_scores()
+        self._check_rows()
         for name, value in self._texts():
             # A row's text has neither; and a database would not take them.
             if not isinstance(value, str) or "\0" in value or not is_unicode(value):
@@ -92,6 +93,22 @@ class ResultFilter:
         object.__setattr__(self, "min_score", least)
         object.__setattr__(self, "max_score", most)
 
+    def _check_rows(self) -> None:
+        """A row is an error or an output, and only outputs have labels and scores."""
+        of_errors = {"errors": self.errors or None, "error_code": self.error_code}
+        of_outputs = {
+            "label": self.label,
+            "min_score": self.min_score,
+            "max_score": self.max_score,
+            "errors": None if self.errors is None or self.errors else False,
+        }
+        ours, theirs = _given(of_errors), _given(of_outputs)
+        if ours and theirs:
+            raise InvalidJobError(
+                f"{ours} and {theirs}, which no row fulfils: an error row has no label and no "
+                "score; leave one of them out"
+            )
+
     def _texts(self) -> Iterator[tuple[str, Any]]:
         for name in ("label", "search", "error_code", "record_id"):
             if (value := getattr(self, name)) is not None:
@@ -127,6 +144,12 @@ class ResultFilter:
         raise InvalidJobError(
             f"after is {self.after!r}; expected what an earlier page of the same order ended with"
         )
+
+
+def _given(conditions: Mapping[str, Any]) -> str | None:
+    """The first condition that is asked for, in words."""
+    given = (f"{name} is {value!r}" for name, value in conditions.items() if value is not None)
+    return next(given, None)
 
 
 def _where_text(name: str, value: Any) -> str | None:

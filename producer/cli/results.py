@@ -169,6 +169,8 @@ def _export(
         written = write_export(export, out, force=force)
     if out is not None:
         say(f"{plural(written, 'row')} in {out}")
+    elif not written:
+        say(r.NO_ROWS)
     if batches.after is not None:
         say(f"there are more; --after {batches.after} for the next, --limit 0 for all")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from textmill.db.result_rows import Result
+from textmill.producer.cli.result_options import NO_ROWS
 from textmill.producer.terminal import (
     cell_width,
     plural,
@@ -24,7 +25,7 @@ def print_results(rows: Iterable[Result]) -> int:
     """Print them as a table; returns how many there were."""
     found = list(rows)
     if not found:
-        say("no rows match")
+        say(NO_ROWS)
         return 0
     free = terminal_columns()
     columns = {name: [shorten(cell(row), free) for row in found] for name, cell in COLUMNS.items()}

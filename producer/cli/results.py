@@ -67,13 +67,13 @@ def results(
         errors=True if errors else None,
         error_code=error_code,
         record_id=record_id,
-        where=_pairs(where or ()),
         order=cast(Any, order),  # ResultFilter checks it
         after=after,
         limit=limit or None,
     )
     with open_context() as context:
         row = context.job(job)
+        wanted = replace(wanted, where=_pairs(where or (), row.extra_columns))
         if kind == OPENAI:
             _export_batch(context, row, wanted, out, force=force)
             return
@@ -114,12 +114,17 @@ def _show(context: Context, job: Row[Any], wanted: ResultFilter, limit: int | No
     say(f"{shown} {of}; {to_go_on}")
 
 
-def _pairs(where: Sequence[str]) -> dict[str, str]:
-    """``country=DE`` as a column and its value; raises InvalidJobError."""
+def _pairs(where: Sequence[str], columns: Sequence[str]) -> dict[str, str]:
+    """``country=DE`` as a column and its value; raises InvalidJobError.
+
+    A name may be empty or hold ``=``: of the job's columns the longest that fits is meant.
+    """
     pairs: dict[str, str] = {}
     for given in where:
-        column, equals, value = given.partition("=")
-        if not equals or not column:
+        fitting = [name for name in columns if given.startswith(f"{name}=")]
+        column = max(fitting, key=len, default=given.partition("=")[0])
+        value = given[len(column) + 1 :]
+        if "=" not in given or not (column or fitting):
             raise InvalidJobError(f"--where {given!r}; expected COLUMN=VALUE, such as country=DE")
         if column in pairs:
             raise InvalidJobError(

@@ -58,6 +58,8 @@ def results(
     """
     from textmill.db.filters import ResultFilter
 
+    if json:
+        _check_json(kind, out)
     to_table = _is_table(kind, out, json, force, spreadsheet_safe)
     wanted = ResultFilter(
         label=label,
@@ -132,6 +134,23 @@ def _pairs(where: Sequence[str], columns: Sequence[str]) -> dict[str, str]:
             )
         pairs[column] = value
     return pairs
+
+
+def _check_json(kind: str | None, out: Path | None) -> None:
+    """Raise InvalidJobError where --json and another option name two formats."""
+    if kind not in (None, "jsonl"):
+        raise InvalidJobError(
+            f"--json and --format {kind} contradict each other; --json is --format jsonl: leave "
+            "one of them out"
+        )
+    if kind is None and out is not None:
+        from textmill.producer.exports.registry import find_format
+
+        if (found := find_format(None, out).name) != "jsonl":
+            raise InvalidJobError(
+                f"--json and --out {out} contradict each other: the file's name asks for {found}; "
+                "leave --json out, or pass --format jsonl"
+            )
 
 
 def _is_table(

@@ -1,7 +1,8 @@
-"""``textmill results`` in this process: columns of any name."""
+"""``textmill results`` in this process: columns of any name, and options that contradict."""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -97,3 +98,33 @@ def test_no_column_of_a_name_is_an_error(results: Run) -> None:
         code, out, err = results("--where", where)
         assert (code, out) == (2, "")
         assert said in err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--format", "csv"], "--json and --format csv contradict each other; --json is --format"),
+        (["--format", "table"], "--json and --format table contradict each other"),
+        (["--format", "parkett"], "--json and --format parkett contradict each other"),
+        (["--out", "a.csv.gz"], "--json and --out a.csv.gz contradict each other: the file's name"),
+        (["--out", "a.csv", "--format", "csv"], "--json and --format csv contradict each other"),
+    ],
+)
+def test_json_beside_another_format_is_an_error(
+    results: Run, tmp_path: Path, words: list[str], said: str
+) -> None:
+    before = set(tmp_path.iterdir())
+    code, out, err = results("--json", *words)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_json_beside_json_lines_is_none(results: Run, tmp_path: Path) -> None:
+    for words in ([], ["--format", "jsonl"]):
+        code, out, _ = results("--json", *words)
+        assert code == 0
+        assert [json.loads(line)["record_index"] for line in out.splitlines()] == [*range(6)]
+    for words in (["--out", "a.jsonl"], ["--out", "a.txt", "--format", "jsonl"]):
+        assert results("--json", *words)[0] == 0
+        assert len((tmp_path / words[1]).read_text().splitlines()) == len(COLUMNS)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from sqlalchemy import ColumnElement, Row, Text, and_, case, cast, func, literal, or_, select
+from sqlalchemy import ColumnElement, Row, and_, func, literal, or_, select
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import BigInteger
 
@@ -15,7 +15,8 @@ from textmill.core.errors import InvalidJobError
 from textmill.core.search import Search, parse_search
 from textmill.core.storable import require_storable
 from textmill.core.tasks import nearest
-from textmill.db.indexing import FURTHER_LABEL, MAX_VALUE, ROW_BITS, value_text
+from textmill.db.extra_values import WantedValue
+from textmill.db.indexing import FURTHER_LABEL, ROW_BITS, value_text
 from textmill.db.models import result_values, results
 
 Order = Literal["input", "score", "fastest"]
@@ -25,9 +26,9 @@ Order = Literal["input", "score", "fastest"]
 class ResultFilter:
     """Which rows of a job are wanted, and in which order; every condition must hold.
 
-    ``search`` has the syntax of ``core.search``; ``where`` compares columns of ``extra``, each as
-    text. ``order`` "score" is the highest first, of the rows that have one. ``after`` is where an
-    earlier page ended. Raises InvalidJobError for what cannot be meant.
+    ``search`` has the syntax of ``core.search``; ``where`` compares columns of ``extra``, see
+    ``extra_values``. ``order`` "score" is the highest first, of the rows that have one. ``after``
+    is where an earlier page ended. Raises InvalidJobError for what cannot be meant.
     """
 
     label: str | None = None
@@ -50,6 +51,7 @@ class ResultFilter:
         if self.limit is not None and self.limit < 0:
             raise InvalidJobError(f"limit is {self.limit}; expected 0 or more rows")
         self._check_scores()
+        self._check_rows()
         for name, value in self._texts():
             require_storable(name, value)
         if self.after is not None:
@@ -88,6 +90,22 @@ class ResultFilter:
         object.__setattr__(self, "min_score", least)
         object.__setattr__(self, "max_score", most)
 
+    def _check_rows(self) -> None:
+        """A row is an error or an output, and only outputs have labels and scores."""
+        of_errors = {"errors": self.errors or None, "error_code": self.error_code}
+        of_outputs = {
+            "label": self.label,
+            "min_score": self.min_score,
+            "max_score": self.max_score,
+            "errors": None if self.errors is None or self.errors else False,
+        }
+        ours, theirs = _given(of_errors), _given(of_outputs)
+        if ours and theirs:
+            raise InvalidJobError(
+                f"{ours} and {theirs}, which no row fulfils: an error row has no label and no "
+                "score; leave one of them out"
+            )
+
     def _texts(self) -> Iterator[tuple[str, Any]]:
         for name in ("label", "search", "error_code", "record_id"):
             if (value := getattr(self, name)) is not None:
@@ -123,6 +141,12 @@ class ResultFilter:
         raise InvalidJobError(
             f"after is {self.after!r}; expected what an earlier page of the same order ended with"
         )
+
+
+def _given(conditions: Mapping[str, Any]) -> str | None:
+    """The first condition that is asked for, in words."""
+    given = (f"{name} is {value!r}" for name, value in conditions.items() if value is not None)
+    return next(given, None)
 
 
 def _where_text(name: str, value: Any) -> str | None:
@@ -194,50 +218,35 @@ def conditions_of(job: Row[Any], wanted: ResultFilter, *, sqlite: bool) -> list[
 
 def _has_further_label(job: Row[Any], label: str, *, sqlite: bool) -> ColumnElement[bool]:
     """A record of several labels (multi-label models) is found by each of them."""
-    return and_(results.c.label.is_not(None), _has_entry(job, FURTHER_LABEL, label, sqlite=sqlite))
+    entry = _has_entry(job, FURTHER_LABEL, [label], sqlite=sqlite)
+    return and_(results.c.label.is_not(None), entry)
 
 
 def _has_value(
     job: Row[Any], name: str, value: str, *, sqlite: bool
 ) -> Iterator[ColumnElement[bool]]:
-    """Of a declared column the entry says it, but for what is too long for one."""
+    """Of a declared column the entry says it, but for what has no entry of its own."""
+    wanted = WantedValue(value)
     declared = name in (job.index_columns or ())
     if declared:
-        yield _has_entry(job, name, value[:MAX_VALUE], sqlite=sqlite)
-    if not declared or len(value) >= MAX_VALUE:
-        yield extra_text(name, sqlite=sqlite) == value
+        yield _has_entry(job, name, wanted.entries, sqlite=sqlite)
+    if not declared or not wanted.is_its_entry:
+        yield wanted.in_column(name, sqlite=sqlite)
 
 
-def _has_entry(job: Row[Any], name: str, value: str, *, sqlite: bool) -> ColumnElement[bool]:
+def _has_entry(
+    job: Row[Any], name: str, values: Sequence[str], *, sqlite: bool
+) -> ColumnElement[bool]:
     entry = result_values.c
     query = select(literal(1)).where(
         entry.job_id == job.id,
         entry.name == name,
-        entry.value == value,
+        entry.value == values[0] if len(values) == 1 else entry.value.in_(values),
         entry.record_index == results.c.record_index,
     )
     # An offset keeps PostgreSQL from a join, for which it would, until ANALYZE, read all entries of
     # the value for each row.
     return query.exists() if sqlite else query.offset(0).exists()
-
-
-def extra_text(name: str, *, sqlite: bool) -> ColumnElement[str]:
-    """A column of ``extra`` as text, as ``indexing.value_text`` writes it; NULL for what is none.
-
-    (Numbers that JSON writes in several ways are compared as the database writes them.)
-    """
-    if not sqlite:
-        value = func.jsonb_extract_path(results.c.extra, name)
-        text = func.jsonb_extract_path_text(results.c.extra, name)
-        return case((func.jsonb_typeof(value).not_in(["object", "array"]), text))
-    # Not json_extract, in whose paths some names cannot be written.
-    each = func.json_each(results.c.extra).table_valued("key", "value", "type")
-    kind = each.c.type
-    as_text = case(
-        (kind.in_(["true", "false"]), kind),
-        (kind.not_in(["object", "array"]), cast(each.c.value, Text)),
-    )
-    return select(as_text).where(each.c.key == name).scalar_subquery()
 
 
 def among(column: ColumnElement[int], indexes: Sequence[int], *, sqlite: bool) -> Any:

@@ -2,7 +2,7 @@
 
 The same code runs on SQLite and PostgreSQL; connections (with ``postgresql.py``), transactions and
 errors differ here, the rest of what differs is ``clock.py``, the bulk write, the upsert of label
-counts and two filters.
+counts and two conditions (``filters.py``, ``extra_values.py``).
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from sqlalchemy.exc import (
 from textmill.core.errors import ConfigurationError, NoSpaceError, ServiceUnavailableError
 from textmill.core.folders import folder_problem
 from textmill.core.settings import Settings
+from textmill.db.extra_values import SQLITE_FUNCTION, has_value
 from textmill.db.postgresql import CONNECT_ARGS, bound_transactions
 from textmill.db.sqlite_log import SqliteLog
 
@@ -190,6 +191,7 @@ def _prepare_sqlite(engine: Engine) -> None:
         try:
             for pragma in SQLITE_PRAGMAS:
                 _execute_pragma(connection, pragma)
+            connection.create_function(SQLITE_FUNCTION, 3, has_value, deterministic=True)
         except sqlite3.Error:
             connection.close()  # while it is open, others of this process share its read-only state
             raise

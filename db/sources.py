@@ -16,8 +16,9 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, select, text
 
 from textmill.core.search import Search
+from textmill.db.extra_values import WantedValue
 from textmill.db.filters import ResultFilter
-from textmill.db.indexing import FURTHER_LABEL, MAX_VALUE
+from textmill.db.indexing import FURTHER_LABEL
 from textmill.db.label_groups import each_label, has_label, label_groups, label_values
 from textmill.db.models import (
     ID_BLOCK,
@@ -156,7 +157,8 @@ def _by_label(connection: Connection, job: Row[Any], label: str | None) -> Sourc
 def _by_value(connection: Connection, job: Row[Any], name: str, value: str) -> Source | None:
     if name not in (job.index_columns or ()):
         return None
-    find = partial(_values, job, name, value[:MAX_VALUE])
+    streams = [partial(_values, job, name, entry) for entry in WantedValue(value).entries]
+    find = partial(_merged, streams)
     return Source(len(find(connection, -1, job.total_records, PROBED)), find)
 
 

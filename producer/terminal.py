@@ -16,6 +16,7 @@ from textmill.core.printable import printable, printable_json
 
 DUMB = ("", "dumb", "unknown")  # values of TERM for what cannot move its cursor
 PIPED_COLUMNS = 100  # as wide as a table is where nobody can say how wide the terminal is
+GAP = 2  # between columns of a table
 LEFT_TO_RIGHT = "\u200e"  # a mark of no width
 
 
@@ -105,9 +106,26 @@ def table(
             pad(cell, width, right=header in to_right)
             for cell, width, header in zip(cells, widths, headers, strict=True)
         )
-        return "  ".join(aligned).rstrip()
+        return (" " * GAP).join(aligned).rstrip()
 
     return "\n".join(line(row) for row in [headers, *rows])
+
+
+def fit(lines: Sequence[Sequence[str]], columns: int, least: int = 2) -> list[list[str]]:
+    """The cells of a table that shall be so wide: the longest are shortened, to ``least`` or more.
+
+    What narrow columns leave goes to the others; a table that fits stays as it is.
+    """
+    widths = [max(map(cell_width, cells)) for cells in zip(*lines, strict=True)]
+    room = columns - GAP * (len(widths) - 1)
+    if sum(widths) <= room:
+        return [list(line) for line in lines]
+    for at, width in enumerate(sorted(widths)):
+        limit = max(least, room // (len(widths) - at))
+        if width > limit:
+            break
+        room -= width
+    return [[shorten(cell, limit) for cell in line] for line in lines]
 
 
 def number(value: float) -> str:

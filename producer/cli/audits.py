@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Any
 
 import typer
 
 from textmill.producer.cli import options as o
 from textmill.producer.cli.context import open_context
-from textmill.producer.terminal import emit_json, number, say, table, tell
+from textmill.producer.terminal import (
+    emit_json,
+    fit,
+    number,
+    say,
+    table,
+    tell,
+    terminal_columns,
+)
 
 Job = Annotated[
     str | None,
@@ -37,7 +46,9 @@ def audits(job: Job = None, limit: Count = 20, json: o.Json = False) -> None:
         say("nothing was purged or redacted yet")
     else:
         headers = ["when", "action", "job", "records", "what", "finished", "files"]
-        tell(table(headers, [_line(row) for row in found], right="records"))
+        lines = [headers, *map(_line, found)]
+        names, *shown = fit(lines, terminal_columns()) if sys.stdout.isatty() else lines
+        tell(table(names, shown, right={names[headers.index("records")]}))
 
 
 def _line(row: Any) -> list[str]:

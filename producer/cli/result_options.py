@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 SHOWN_ROWS = 20
+NO_ROWS = "no rows match"
 
 Label = Annotated[
     str | None, typer.Option(help="Only records with this label.", show_default=False)

@@ -58,6 +58,8 @@ def results(
     """
     from textmill.db.filters import ResultFilter
 
+    if json:
+        _check_json(kind, out)
     to_table = _is_table(kind, out, json, force, spreadsheet_safe)
     wanted = ResultFilter(
         label=label,
@@ -67,13 +69,13 @@ def results(
         errors=True if errors else None,
         error_code=error_code,
         record_id=record_id,
-        where=_pairs(where or ()),
         order=cast(Any, order),  # ResultFilter checks it
         after=after,
         limit=limit or None,
     )
     with open_context() as context:
         row = context.job(job)
+        wanted = replace(wanted, where=_pairs(where or (), row.extra_columns))
         if kind == OPENAI:
             _export_batch(context, row, wanted, out, force=force)
             return
@@ -114,12 +116,17 @@ def _show(context: Context, job: Row[Any], wanted: ResultFilter, limit: int | No
     say(f"{shown} {of}; {to_go_on}")
 
 
-def _pairs(where: Sequence[str]) -> dict[str, str]:
-    """``country=DE`` as a column and its value; raises InvalidJobError."""
+def _pairs(where: Sequence[str], columns: Sequence[str]) -> dict[str, str]:
+    """``country=DE`` as a column and its value; raises InvalidJobError.
+
+    A name may be empty or hold ``=``: of the job's columns the longest that fits is meant.
+    """
     pairs: dict[str, str] = {}
     for given in where:
-        column, equals, value = given.partition("=")
-        if not equals or not column:
+        fitting = [name for name in columns if given.startswith(f"{name}=")]
+        column = max(fitting, key=len, default=given.partition("=")[0])
+        value = given[len(column) + 1 :]
+        if "=" not in given or not (column or fitting):
             raise InvalidJobError(f"--where {given!r}; expected COLUMN=VALUE, such as country=DE")
         if column in pairs:
             raise InvalidJobError(
@@ -127,6 +134,23 @@ def _pairs(where: Sequence[str]) -> dict[str, str]:
             )
         pairs[column] = value
     return pairs
+
+
+def _check_json(kind: str | None, out: Path | None) -> None:
+    """Raise InvalidJobError where --json and another option name two formats."""
+    if kind not in (None, "jsonl"):
+        raise InvalidJobError(
+            f"--json and --format {kind} contradict each other; --json is --format jsonl: leave "
+            "one of them out"
+        )
+    if kind is None and out is not None:
+        from textmill.producer.exports.registry import find_format
+
+        if (found := find_format(None, out).name) != "jsonl":
+            raise InvalidJobError(
+                f"--json and --out {out} contradict each other: the file's name asks for {found}; "
+                "leave --json out, or pass --format jsonl"
+            )
 
 
 def _is_table(
@@ -169,6 +193,8 @@ def _export(
         written = write_export(export, out, force=force)
     if out is not None:
         say(f"{plural(written, 'row')} in {out}")
+    elif not written:
+        say(r.NO_ROWS)
     if batches.after is not None:
         say(f"there are more; --after {batches.after} for the next, --limit 0 for all")
 

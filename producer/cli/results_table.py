@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from textmill.db.result_rows import Result
+from textmill.producer.cli.result_options import NO_ROWS
 from textmill.producer.terminal import (
+    GAP,
     cell_width,
+    fit,
     plural,
     say,
     shorten,
@@ -16,15 +19,14 @@ from textmill.producer.terminal import (
 )
 
 VECTOR_BYTES = 4  # float32
-GAP = 2  # between columns
-MIN_WIDTH = 20  # of a column of texts, on however narrow a terminal
+MIN_WIDTH = 20  # of a column of texts, unless the line is too narrow for all columns
 
 
 def print_results(rows: Iterable[Result]) -> int:
     """Print them as a table; returns how many there were."""
     found = list(rows)
     if not found:
-        say("no rows match")
+        say(NO_ROWS)
         return 0
     free = terminal_columns()
     columns = {name: [shorten(cell(row), free) for row in found] for name, cell in COLUMNS.items()}
@@ -36,7 +38,8 @@ def print_results(rows: Iterable[Result]) -> int:
         width = max(MIN_WIDTH, free // (len(long) - at) - GAP)
         filled[name] = [shorten(cell, width) for cell in filled[name]]
         free -= _width(name, filled[name])
-    tell(table(list(filled), list(zip(*filled.values(), strict=True)), right="score"))
+    names, *lines = fit([list(filled), *zip(*filled.values(), strict=True)], terminal_columns())
+    tell(table(names, lines, right="score"))
     return len(found)
 
 

@@ -121,10 +121,14 @@ def _kind(kind: str | None, out: Path | None, json: bool) -> str:
     if kind == "table" and out is not None:
         raise QueryError(f"--format table is for the terminal; expected another for --out {out}")
     if kind is not None:
-        return check_kind(kind)
-    if out is not None:
-        return kind_of(out)
-    return "jsonl" if json or not sys.stdout.isatty() else "table"
+        named, found = f"--format {kind}", check_kind(kind)
+    elif out is not None:
+        named, found = f"--out {out}", kind_of(out)
+    else:
+        return "jsonl" if json or not sys.stdout.isatty() else "table"
+    if json and found not in ("json", "jsonl"):
+        raise QueryError(f"--json and {named} contradict each other; leave one of them out")
+    return found
 
 
 def _read(statement: str | None, file: Path | None) -> str:

@@ -8,13 +8,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from textmill.producer.readers.builder import without_nul
+from textmill.producer.readers.wide_integers import digits_if_wide
 
 
 def to_jsonable(value: Any) -> Any:
     """Dates and times as ISO strings, bytes as base64, Decimals and others as strings, NaN and
-    infinities as None, NUL as U+FFFD."""
-    if value is None or type(value) is bool or type(value) is int:
+    infinities as None, NUL as U+FFFD, whole numbers of over 64 bits as their digits."""
+    if value is None or type(value) is bool:
         return value
+    if type(value) is int:
+        return digits_if_wide(value)
     if isinstance(value, str):
         return without_nul(str(value))
     if isinstance(value, float):

@@ -14,6 +14,7 @@ from textmill.core.jobs import BadRecord, Record
 from textmill.producer.readers.builder import RecordBuilder
 from textmill.producer.readers.options import SAMPLE_ROWS
 from textmill.producer.readers.streams import ENCODING_HINT, Blocks
+from textmill.producer.readers.wide_integers import keep_wide
 
 # An escaped NUL: "\\u0000" after an even number of backslashes (an odd one escapes the backslash).
 _ESCAPED_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
@@ -62,7 +63,7 @@ class JsonLinesSource:
 
     def _read_sample(self) -> list[dict[str, Any]]:
         good: list[dict[str, Any]] = []
-        for line in io.BytesIO(self._blocks.first):
+        for line in _split(self._blocks.first):
             if len(good) == SAMPLE_ROWS:
                 break
             try:
@@ -78,7 +79,7 @@ def _split(block: bytes) -> io.BytesIO:
     # PostgreSQL cannot store NUL, and in JSON it can only come as an escape.
     if b"\\u0000" in block:
         block = _ESCAPED_NUL.sub(rb"\1\\ufffd", block)
-    return io.BytesIO(block)
+    return io.BytesIO(keep_wide(block))
 
 
 def _invalid(

@@ -90,7 +90,15 @@ def test_a_page_says_how_to_see_the_next_one(anywhere: Shell) -> None:
     rows, said = table("--search", "text", "--order", "score", "--limit", "5")
     assert rows == 5
     assert said.startswith("5 rows, and there are more; --after 1.0:4 for the next")
-    assert ask(shell, "--search", "zebra", "--format", "table").stderr == "no rows match\n"
+
+
+def test_no_row_is_said_on_stderr_wherever_rows_go(shell: Shell) -> None:
+    run_job(shell)
+    for words in (["--search", "zebra"], ["--label", "nosuch"], ["--error-code", "nope"]):
+        for form in (["--format", "table"], ["--format", "csv"], ["--json"], []):
+            done = ask(shell, *words, *form)
+            assert done.stderr == "no rows match\n"
+            assert len(done.stdout.splitlines()) == ("csv" in form)  # its header
 
 
 def test_a_condition_without_an_index_is_looked_for_in_every_row_and_that_is_said(
@@ -124,6 +132,7 @@ def test_what_a_filter_cannot_mean_is_one_clear_message(shell: Shell) -> None:
         (["--order", "scores"], ["order is 'scores'", "input, score, fastest"]),
         (["--after", "5", "--order", "score"], ["after is '5'", "of the same order"]),
         (["--after", "x"], ["after is 'x'"]),
+        (["--errors", "--label", "T"], ["errors is True and label is 'T', which no row fulfils"]),
         (["--min-score", "nan"], ["min_score is nan"]),
         (["--label", "\udcff"], ["label is '\\udcff'", "UTF-8"]),
     ):

@@ -126,6 +126,11 @@ def test_a_file_that_exists_or_has_no_place_is_left(filled: Shell, sql: Run) -> 
     assert_user_error(sql("SELECT 1", "--out", "a.txt"), "no known format", "--format")
     assert_user_error(sql("SELECT 1", "--format", "jsnl"), "did you mean 'jsonl'")
     assert_user_error(sql("SELECT 1", "--format", "table", "--out", "a"), "--out a")
+    for words in (["--format", "csv"], ["--format", "table"], ["--out", "b.csv"]):
+        refused = sql("SELECT 1", "--json", *words)
+        assert_user_error(refused, f"--json and {' '.join(words)} contradict each other")
+        assert refused.stdout == ""
+    assert sql("SELECT 1 AS n", "--json", "--format", "json").stdout == '[\n{"n":1}\n]\n'
 
 
 def test_a_query_that_fails_leaves_no_file(filled: Shell, sql: Run) -> None:

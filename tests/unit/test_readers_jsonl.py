@@ -37,6 +37,45 @@ def test_an_object_becomes_a_record_and_other_keys_keep_their_types(tmp_path: Pa
     ]
 
 
+WIDE = (  # as written, and as kept
+    ("18446744073709551616", "18446744073709551616"),
+    ("18446744073709551615", 18446744073709551615),
+    ("-9223372036854775809", "-9223372036854775809"),
+    ("-9223372036854775808", -9223372036854775808),
+    ("100000000000000000001", "100000000000000000001"),
+    ("9" * 300, "9" * 300),
+    ("1e22", 1e22),
+    ("100000000000000000000.0", 1e20),
+    ('"100000000000000000001"', "100000000000000000001"),
+    ('"\\"100000000000000000001"', '"100000000000000000001'),
+)
+
+
+@pytest.mark.parametrize(("written", "kept"), WIDE, ids=range(len(WIDE)))
+def test_a_whole_number_of_over_64_bits_is_kept_as_its_digits(
+    tmp_path: Path, written: str, kept: int | float | str
+) -> None:
+    """Numbers beside it stay as they are; as a float it would equal its neighbours."""
+    line = f'{{"text": "a", "n": {written}, "deep": [{{"n": {written}}}], "f": 1.5, "k": 20}}\n'
+    (record, last) = read(write(tmp_path, line + GOOD))
+    assert record.extra == {"n": kept, "deep": [{"n": kept}], "f": 1.5, "k": 20}
+    assert type(record.extra["n"]) is type(kept)
+    assert last == Record(1, "1", {"text": "a"})
+
+
+def test_an_id_of_over_64_bits_is_itself(tmp_path: Path) -> None:
+    lines = [f'{{"id": {10**20 + n}, "text": "a"}}' for n in range(2)]
+    records = read(write(tmp_path, "\n".join(lines)), ReadOptions(id_column="id"))
+    assert [record.record_id for record in records] == [str(10**20), str(10**20 + 1)]
+
+
+def test_digits_in_bad_lines_and_deep_ones_change_nothing(tmp_path: Path) -> None:
+    digits = "1" * 30
+    deep = f'{{"text": "a", "n": {"[" * 400}{digits}{"]" * 400}}}'
+    records = read(write(tmp_path, f'{{"text": {digits}\n{deep}\n{digits}\n{GOOD}'), SKIP)
+    assert codes(records) == ["bad_json", "ok", "bad_json", "ok"]
+
+
 def test_empty_lines_are_no_rows_but_count_as_lines(tmp_path: Path) -> None:
     path = write(tmp_path, f"\n{GOOD}\n  \r\nnope\n")
     with pytest.raises(InputError, match="line 5: the line is not JSON"):

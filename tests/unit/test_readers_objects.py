@@ -53,6 +53,8 @@ def test_extra_values_are_made_fit_for_json() -> None:
         "price": decimal.Decimal("1.50"),
         "raw": b"\x00\xff",
         "nan": float("nan"),
+        "wide": 2**64,
+        "fits": [2**64 - 1, -(2**63)],
         "deep": [{"inf": (float("inf"), "x\0")}],
     }
     (record,) = records_from_objects([row], ["text"], ReadOptions())
@@ -61,8 +63,15 @@ def test_extra_values_are_made_fit_for_json() -> None:
         "price": "1.50",
         "raw": "AP8=",
         "nan": None,
+        "wide": "18446744073709551616",
+        "fits": [2**64 - 1, -(2**63)],
         "deep": [{"inf": [None, "x�"]}],
     }
+
+
+def test_a_number_that_python_does_not_write_is_refused() -> None:
+    with pytest.raises(InputError, match=r"whole number of 16,610 bits is too long; pass it as"):
+        list(records_from_objects([{"text": "a", "n": 10**5000}], ["text"], ReadOptions()))
 
 
 def test_an_object_of_another_kind_is_refused_or_skipped() -> None:

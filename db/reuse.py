@@ -63,9 +63,24 @@ def keep_answers(connection: Connection, job_id: str, answers: Mapping[bytes, in
     )
 
 
-def forget_answers(connection: Connection, job_id: str) -> None:
-    """Delete the keys of all results of the job."""
-    connection.execute(delete(reuse_keys).where(reuse_keys.c.job_id == job_id))
+def forget_answers(connection: Connection, job: Row[Any]) -> None:
+    """Delete the keys of all results of the job; ``make_reusable`` looks again at older jobs' rows.
+
+    Only those are locked, after the job itself: two that do this never wait for each other.
+    """
+    connection.execute(delete(reuse_keys).where(reuse_keys.c.job_id == job.id))
+    older = (
+        select(jobs.c.id)
+        .where(
+            jobs.c.id < job.id,
+            jobs.c.reusable_at.is_not(None),
+            jobs.c.status.in_([status.value for status in ENDED]),
+            *(jobs.c[name] == job._mapping[name] for name in ("task", "dtype", "model_version")),
+        )
+        .order_by(jobs.c.id.desc())
+        .with_for_update()
+    )
+    connection.execute(update(jobs).where(jobs.c.id.in_(older)).values(reusable_at=None))
 
 
 def make_reusable(
@@ -97,7 +112,6 @@ def _candidates(database: Database, spec: JobSpec) -> list[Row[Any]]:
         jobs.c.dtype == spec.dtype,
         jobs.c.model_version.is_not(None),
         jobs.c.store_text == StoreText.FULL.value,
-        jobs.c.reuse.is_(False),
         *same_model,
         *_keys_wanted(),
     )

@@ -178,9 +178,10 @@ def _compute(worker: WorkerProcess, claim: Claim, hold: Hold) -> ChunkOutcome:
     version = _model_version(worker, claim)
     reused = Reused.look(worker, claim, version)
     outputs, device_seconds = _run(worker, claim, hold, version, params, reused.left)
-    outcome = _gather(worker, claim, reused.merge(outputs))
+    merged = reused.merge(outputs)
+    outcome = _gather(worker, claim, merged)
     outcome.device_seconds = device_seconds
-    outcome.answers = reused.answers(outputs)
+    outcome.answers = reused.answers(merged)
     return outcome
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
@@ -20,6 +20,7 @@ from textmill.core.jobs import ENDED, JobSpec, JobStatus, Record
 from textmill.core.reuse import ReuseScope, without_own_columns
 from textmill.core.stored_texts import StoreText
 from textmill.core.tasks import get_task, read_own_params, validate_params
+from textmill.db.audits import masked_something
 from textmill.db.clock import now
 from textmill.db.loading import absolute_model
 from textmill.db.models import audits, jobs, results, reuse_keys
@@ -140,10 +141,10 @@ def _is_masked() -> ColumnElement[bool]:
     anew. A redaction that came to its end and found nothing is passed over.
     """
     since_it_ran = audits.c.at >= func.coalesce(jobs.c.started_at, 0)
-    found = func.coalesce(audits.c.detail["masked"].as_string(), "")
-    changed = or_(audits.c.finished_at.is_(None), found != "{}")
     own = (audits.c.action == "redact", audits.c.job_id == jobs.c.id)
-    return select(audits.c.id).where(*own, since_it_ran, changed).correlate(jobs).exists()
+    return (
+        select(audits.c.id).where(*own, since_it_ran, masked_something()).correlate(jobs).exists()
+    )
 
 
 def _rebuildable(job: Row[Any]) -> bool:

@@ -93,7 +93,7 @@ def validate_spec(spec: JobSpec, settings: Settings) -> tuple[JobSpec, RecordRul
     if spec.reuse and spec.store_text == StoreText.NONE:
         raise InvalidJobError(
             "--reuse finds nothing with --store-text none: results that keep nothing of their "
-            "texts have no keys by which they would be found, and results that do differ from theirs; "
+            "texts have no keys to be found by, and results that keep some differ from theirs; "
             "leave out --reuse, or take --store-text hash"
         )
     model = check_model(spec, task, params, settings)

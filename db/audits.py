@@ -8,7 +8,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Float, Row, bindparam, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Float,
+    Row,
+    bindparam,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from textmill.db.clock import now
 from textmill.db.models import audits
@@ -53,8 +64,14 @@ def finish_audit(
 
 def bytes_are_left(connection: Connection) -> bool:
     """Whether rows were changed since the files were last rid of what is removed."""
-    left = select(audits.c.id).where(audits.c.vacuumed_at.is_(None))
+    left = select(audits.c.id).where(audits.c.vacuumed_at.is_(None), masked_something())
     return connection.scalar(left.limit(1)) is not None
+
+
+def masked_something() -> ColumnElement[bool]:
+    """Whether a redaction may have changed anything; true of a purge, and of what was cut off."""
+    masked = func.coalesce(audits.c.detail["masked"].as_string(), "")
+    return or_(audits.c.action != "redact", audits.c.finished_at.is_(None), masked != "{}")
 
 
 def find_unrid(connection: Connection) -> Sequence[Row[Any]]:

@@ -101,6 +101,7 @@ def create_job(
             full_text=spec.full_text,
             index_columns=list(spec.index_columns) or None,
             reuse=spec.reuse,
+            reusable_at=now() if spec.reuse else None,  # its results get keys as they are written
             number=_next_number(connection),
             created_at=now(),
             load_expires_at=now() + load_seconds,

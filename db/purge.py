@@ -24,6 +24,7 @@ from textmill.db.jobs import get_job
 from textmill.db.models import audits, chunks, jobs, payloads, result_values, results, reuse_keys
 from textmill.db.pace import Pace
 from textmill.db.results import INDEXED
+from textmill.db.reuse import forget_answers
 from textmill.db.session import Database
 
 PURGED_ID = ""  # no record that is read has it
@@ -134,7 +135,7 @@ def purge_job(
     with database.read() as connection:
         job = get_job(connection, job_id)
     purged = _blank_rows(database, job, audit_id, report)
-    database.transact(_finish, job_id, audit_id)
+    database.transact(_finish, job, audit_id)
     return purged
 
 
@@ -261,8 +262,8 @@ def erase_deleted(connection: Connection) -> None:
         connection.exec_driver_sql("PRAGMA secure_delete = ON")
 
 
-def _finish(connection: Connection, job_id: str, audit_id: int) -> None:
+def _finish(connection: Connection, job: Row[Any], audit_id: int) -> None:
     """What no row led to goes too."""
-    for table in (result_values, reuse_keys):
-        connection.execute(delete(table).where(table.c.job_id == job_id))
+    connection.execute(delete(result_values).where(result_values.c.job_id == job.id))
+    forget_answers(connection, job)
     finish_audit(connection, audit_id)

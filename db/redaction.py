@@ -266,7 +266,7 @@ class _Work:
         values = {"params": params, "error": error}
         connection.execute(update(jobs).where(jobs.c.id == self._job.id).values(**values))
         if params != self._job.params:  # the keys of all records are of what was masked too
-            forget_answers(connection, self._job.id)
+            forget_answers(connection, self._job)
 
 
 def _update_row(job_id: str) -> Any:

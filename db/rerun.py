@@ -128,7 +128,7 @@ def _queue_anew(connection: Connection, job: Row[Any]) -> None:
         check_not_purged(found)
         raise _not_ended(found)
     connection.execute(delete(label_counts).where(label_counts.c.job_id == job.id))
-    forget_answers(connection, job.id)
+    forget_answers(connection, job)
 
 
 def _check_inputs(connection: Connection, job: Row[Any]) -> None:

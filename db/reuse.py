@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
@@ -20,6 +20,7 @@ from textmill.core.jobs import ENDED, JobSpec, JobStatus, Record
 from textmill.core.reuse import ReuseScope, without_own_columns
 from textmill.core.stored_texts import StoreText
 from textmill.core.tasks import get_task, read_own_params, validate_params
+from textmill.db.audits import masked_something
 from textmill.db.clock import now
 from textmill.db.loading import absolute_model
 from textmill.db.models import audits, jobs, results, reuse_keys
@@ -63,9 +64,24 @@ def keep_answers(connection: Connection, job_id: str, answers: Mapping[bytes, in
     )
 
 
-def forget_answers(connection: Connection, job_id: str) -> None:
-    """Delete the keys of all results of the job."""
-    connection.execute(delete(reuse_keys).where(reuse_keys.c.job_id == job_id))
+def forget_answers(connection: Connection, job: Row[Any]) -> None:
+    """Delete the keys of all results of the job; ``make_reusable`` looks again at older jobs' rows.
+
+    Only those are locked, after the job itself: two that do this never wait for each other.
+    """
+    connection.execute(delete(reuse_keys).where(reuse_keys.c.job_id == job.id))
+    older = (
+        select(jobs.c.id)
+        .where(
+            jobs.c.id < job.id,
+            jobs.c.reusable_at.is_not(None),
+            jobs.c.status.in_([status.value for status in ENDED]),
+            *(jobs.c[name] == job._mapping[name] for name in ("task", "dtype", "model_version")),
+        )
+        .order_by(jobs.c.id.desc())
+        .with_for_update()
+    )
+    connection.execute(update(jobs).where(jobs.c.id.in_(older)).values(reusable_at=None))
 
 
 def make_reusable(
@@ -97,7 +113,6 @@ def _candidates(database: Database, spec: JobSpec) -> list[Row[Any]]:
         jobs.c.dtype == spec.dtype,
         jobs.c.model_version.is_not(None),
         jobs.c.store_text == StoreText.FULL.value,
-        jobs.c.reuse.is_(False),
         *same_model,
         *_keys_wanted(),
     )
@@ -126,10 +141,10 @@ def _is_masked() -> ColumnElement[bool]:
     anew. A redaction that came to its end and found nothing is passed over.
     """
     since_it_ran = audits.c.at >= func.coalesce(jobs.c.started_at, 0)
-    found = func.coalesce(audits.c.detail["masked"].as_string(), "")
-    changed = or_(audits.c.finished_at.is_(None), found != "{}")
     own = (audits.c.action == "redact", audits.c.job_id == jobs.c.id)
-    return select(audits.c.id).where(*own, since_it_ran, changed).correlate(jobs).exists()
+    return (
+        select(audits.c.id).where(*own, since_it_ran, masked_something()).correlate(jobs).exists()
+    )
 
 
 def _rebuildable(job: Row[Any]) -> bool:

@@ -94,6 +94,12 @@ def validate_spec(spec: JobSpec, settings: Settings) -> tuple[JobSpec, RecordRul
         raise InvalidJobError(
             f"max error rate {spec.max_error_rate!r} is no share of records: expected 0% to 100%"
         )
+    if spec.reuse and spec.store_text == StoreText.NONE:
+        raise InvalidJobError(
+            "--reuse finds nothing with --store-text none: results that keep nothing of their "
+            "texts have no keys to be found by, and results that keep some differ from theirs; "
+            "leave out --reuse, or take --store-text hash"
+        )
     model = check_model(spec, task, params, settings)
     hashes = spec.store_text == StoreText.HASH
     checked = replace(

@@ -30,6 +30,9 @@ PRESENT: list[tuple[str | None, str]] = [
     (None, "cc <EMAIL:a@xn--bcher-kva.example>"),
     (None, "ask <EMAIL:me@example.technology>, please"),
     (None, "<EMAIL:a@example.com>/<EMAIL:b@example.com>"),
+    # cards as some write them
+    (None, "card <CARD:4111.1111.1111.1111>."),
+    (None, "<CARD:４１１１ １１１１ １１１１ １１１１>"),
     # telephone numbers in international form
     (None, "Call <PHONE:+44 20 7946 0958> now"),
     (None, "Tel. <PHONE:+49 30 901820>"),
@@ -133,6 +136,8 @@ PRESENT: list[tuple[str | None, str]] = [
 ]
 
 ABSENT = [
+    "0.4111.1111.1111.1111",
+    "4111.1111.1111.1111.0",
     # numbers of orders, customers, tickets
     "Order 4711 was shipped",
     "Order no. 100045678123 is late",
@@ -246,6 +251,8 @@ BEYOND: list[tuple[str | None, str]] = [
     ("GB", "07946 12E456"),
     ("GB", "08700621170150p"),  # a price that touches the number
     ("GB", "txt to 87121"),
+    (None, '"quoted user"@example.org'),
+    (None, "4111\n1111\n1111\n1111"),
     (None, "4111 **** **** 1111"),
     (None, "4111111111111112"),  # a slip of the pen
     (None, "DE89 3704 0044 0532 0130 01"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import Condition, Thread
@@ -135,12 +135,15 @@ class Engine:
                 raise TimeoutError(f"model {self.name!r} is not loaded after {timeout} s")
             self._check_ready()
 
-    def submit(self, records: Sequence[Record], params: TaskParams) -> Submission:
+    def submit(
+        self, records: Sequence[Record], params: TaskParams, run: Hashable = ""
+    ) -> Submission:
         """Tokenize the records here, in the calling thread, and queue their items.
 
-        Blocks while the model loads, and while more than ``max_waiting_items`` wait: tokenized
-        items take memory, and more of them make no better batches. Raises ModelLoadError if the
-        model cannot be loaded, EngineClosedError, or the RetryableError the engine failed with.
+        Equal items of one ``run`` of a job are computed once (see ``equal_items``). Blocks while
+        the model loads, and while more than ``max_waiting_items`` wait: tokenized items take
+        memory, and more of them make no better batches. Raises ModelLoadError if the model cannot
+        be loaded, EngineClosedError, or the RetryableError the engine failed with.
         """
         with self._changed:
             self._submitting += 1
@@ -150,7 +153,7 @@ class Engine:
             runner = self._runner
             if runner is None:
                 raise EngineClosedError(f"engine {self.name!r} was closed")
-            submission = Submission(runner, records, params, self._cancel, self.slot_work)
+            submission = Submission(runner, records, params, self._cancel, self.slot_work, run)
             self._enqueue(submission)
             return submission
         finally:
@@ -212,7 +215,8 @@ class Engine:
     def step(self) -> bool:
         """One turn: a batch, or a step of the rows, and settle. False once the engine is closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._turns.ready or self._state != EngineState.READY)
+            while not (self._turns.ready or self._state != EngineState.READY):
+                self._changed.wait(self._equal.forget_old())
             if self._state != EngineState.READY:
                 return False
             entries = self._turns.take()
@@ -323,7 +327,7 @@ class Engine:
 
     def _settle_all(self, error: Exception) -> None:
         self._turns.queue.clear()
-        self._equal.forget_flights()
+        self._equal.forget_all()
         self._release(list(self._open), error)
         self._changed.notify_all()
 

@@ -58,17 +58,12 @@ class Reused:
         rest = iter(computed)
         return [self.found.get(key) or next(rest) for key in self.keys]
 
-    def answers(self, computed: Sequence[Output | RecordError]) -> dict[bytes, int]:
-        """The keys of what was computed, for those who ask later; of equal records the first."""
+    def answers(self, outputs: Sequence[Output | RecordError]) -> dict[bytes, int]:
+        """The keys of the chunk's outputs, for those who ask later; of equal records the first."""
         if not self.keeps:
             return {}
-        left = [
-            (record, key)
-            for record, key in zip(self.records, self.keys, strict=True)
-            if key not in self.found
-        ]
         kept: dict[bytes, int] = {}
-        for (record, key), output in zip(left, computed, strict=True):
+        for record, key, output in zip(self.records, self.keys, outputs, strict=True):
             if isinstance(output, Output):
                 kept.setdefault(key, record.index)
         return kept

@@ -23,13 +23,17 @@ lengths cost less than one that is half padding."""
 
 
 class Entry(Generic[Owner]):
-    """A waiting item, whom it belongs to, and in the end the runner's row for it."""
+    """A waiting item, whom it belongs to, and in the end the runner's row for it.
 
-    __slots__ = ("item", "owner", "row", "waiting")
+    ``run`` is the run of a job that it is of: see ``equal_items``.
+    """
 
-    def __init__(self, item: Item, owner: Owner) -> None:
+    __slots__ = ("item", "owner", "row", "run", "waiting")
+
+    def __init__(self, item: Item, owner: Owner, run: Hashable = "") -> None:
         self.item = item
         self.owner = owner
+        self.run = run
         self.row: Any = None
         self.waiting = True
 
@@ -208,8 +212,10 @@ class Scheduler(Generic[Owner]):
         return filling.batch
 
     def _forget_taken(self, group: Hashable) -> None:
-        """Keep no empty group, and not many more arrivals than wait."""
+        """Keep no empty group, and not many more arrivals than wait: they hold their texts."""
         if not self._groups[group].lengths:
             del self._groups[group]
-        if len(self._arrivals) > 2 * self._waiting + 1024:
+        if not self._waiting:
+            self._arrivals.clear()
+        elif len(self._arrivals) > 2 * self._waiting + 1024:
             self._arrivals = deque(e for e in self._arrivals if e.waiting)

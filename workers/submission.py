@@ -6,7 +6,7 @@ Preparing and joining happen here, in the thread of the one who submits and wait
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from threading import Event
 from typing import Any
 
@@ -35,6 +35,7 @@ class Submission:
         params: TaskParams,
         cancel: Callable[[Submission], None],
         slot_work: SlotWork,
+        run: Hashable = "",
     ) -> None:
         self.device_seconds = 0.0  # its share of the forward time, by tokens
         self.output_tokens = 0  # generated so far, by rows that are not finished too
@@ -46,7 +47,7 @@ class Submission:
         with slot_work.doing():
             self._prepared = prepare_records(runner, records, params)
         self.entries = [
-            Entry(item, self)
+            Entry(item, self, run)
             for items in self._prepared
             if not isinstance(items, RecordError)
             for item in items

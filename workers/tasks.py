@@ -5,7 +5,7 @@ Acknowledged before it starts: from the claim on, the chunk's lease in SQL is re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import structlog
 from sqlalchemy import Connection
@@ -39,6 +39,7 @@ from textmill.db.dispatch import fill_window, window_size
 from textmill.db.indexing import make_entries
 from textmill.db.jobs import pin_model
 from textmill.db.model_failures import report_load_failure
+from textmill.workers.equal_items import UNKEPT
 from textmill.workers.items import DeviceLostError, ModelRequest, NoRoomError, Output
 from textmill.workers.process import Hold, WorkerProcess
 from textmill.workers.reused import Reused
@@ -177,9 +178,10 @@ def _compute(worker: WorkerProcess, claim: Claim, hold: Hold) -> ChunkOutcome:
     version = _model_version(worker, claim)
     reused = Reused.look(worker, claim, version)
     outputs, device_seconds = _run(worker, claim, hold, version, params, reused.left)
-    outcome = _gather(worker, claim, reused.merge(outputs))
+    merged = reused.merge(outputs)
+    outcome = _gather(worker, claim, merged)
     outcome.device_seconds = device_seconds
-    outcome.answers = reused.answers(outputs)
+    outcome.answers = reused.answers(merged)
     return outcome
 
 
@@ -195,13 +197,19 @@ def _run(
     if not records:
         return [], 0.0  # all were answered: no model is loaded for them
     engine = worker.pool.engine(_model_request(worker, claim, version))
-    submission = engine.submit(records, params)
+    submission = engine.submit(records, params, _run_of(claim))
     hold.on_loss(submission.cancel)
     hold.computing = True
     outputs = submission.wait()
     if hold.lost is not None:
         raise LeaseLostError(hold.lost)
     return outputs, submission.device_seconds
+
+
+def _run_of(claim: Claim) -> Hashable:
+    """Which chunks may share what an engine computed; ``retry --all`` starts a run of its own."""
+    job = claim.job
+    return (job.id, job.started_at) if job.store_text == StoreText.FULL else UNKEPT
 
 
 def _permits(worker: WorkerProcess, claim: Claim) -> Permits:

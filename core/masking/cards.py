@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from unicodedata import decimal
 
 GROUPS = re.compile(
+    r"(?<![\w.])\d{4}(?:\.\d{4}){3}(?!\w|\.\d)|"  # other dots are of fractions
     r"(?<!\w)(?<!\d\.)\d{1,19}(?:[ \u00a0\u202f\u2011-]\d{1,19})*(?!\w|\.(?!0\b)\d)"
 )
 GROUP = re.compile(r"\d+")
@@ -59,7 +61,8 @@ def _last_group(text: str, groups: Sequence[tuple[int, int]], first: int) -> int
 
 
 def is_card(digits: str) -> bool:
-    """True if a card may have this number."""
+    """True if a card may have this number; the digits may be of any script."""
     from stdnum import luhn
 
+    digits = "".join(str(decimal(digit)) for digit in digits)
     return BRAND.fullmatch(digits) is not None and luhn.is_valid(digits)

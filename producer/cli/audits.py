@@ -59,8 +59,15 @@ def _line(row: Any) -> list[str]:
         number(row.records),
         _asked(row.detail or {}),
         "cut off" if row.finished_at is None else "yes",
-        "left" if row.vacuumed_at is None else "rewritten",
+        _files(row),
     ]
+
+
+def _files(row: Any) -> str:
+    if row.vacuumed_at is not None:
+        return "rewritten"
+    found = (row.detail or {}).get("masked")
+    return "unchanged" if row.finished_at is not None and found == {} else "left"
 
 
 def _time(seconds: float) -> str:

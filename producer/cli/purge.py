@@ -119,7 +119,7 @@ def _plan(
     remove_dead_loads(context.database)  # one may hold what is meant, and ends by itself
     rows = {row.id: row for row in map(context.job, references)}
     if ids:
-        return _plan_records(context, ids, list(rows.values()))
+        return _plan_records(context, ids, list(rows.values()), passed)
     return _plan_jobs(context, older_than, list(rows.values()), passed)
 
 
@@ -146,25 +146,24 @@ def _plan_jobs(
                     purging.check_purgeable(connection, one.job)
                     steps.append(step(one.job, one.records))
         for job in rows:
-            purging.check_purgeable(connection, job)
-            if purging.is_purged(connection, job):
-                say(f"job {job.id} was purged on {purge_day(job.purged_at)} already")
-            else:
-                steps.append(step(job, purging.count_left(connection, job)))
+            with passed.on_conflict(job.id):
+                purging.check_purgeable(connection, job)
+                if purging.is_purged(connection, job):
+                    say(f"job {job.id} was purged on {purge_day(job.purged_at)} already")
+                else:
+                    steps.append(step(job, purging.count_left(connection, job)))
     return steps
 
 
-def _plan_records(context: Context, ids: Sequence[str], rows: Sequence[Row[Any]]) -> list[Step]:
+def _plan_records(
+    context: Context, ids: Sequence[str], rows: Sequence[Row[Any]], passed: PassedOver
+) -> list[Step]:
     from textmill.core.errors import InvalidJobError
     from textmill.db import record_purge as purging
 
     database, wanted = context.database, frozenset(ids)
-    for job in rows:
-        purging.check_ended(job)
     places = [job.id for job in rows] or [None]
     found = [one for place in places for one in purging.find_records(database, wanted, place)]
-    for one in found:
-        purging.check_ended(one.job)
     if not found:
         where = f"job {', '.join(job.id for job in rows)}" if rows else "any job"
         raise InvalidJobError(
@@ -178,7 +177,12 @@ def _plan_records(context: Context, ids: Sequence[str], rows: Sequence[Row[Any]]
             one.job, one.records, lambda _: purging.purge_records(database, one, wanted, asked)
         )
 
-    return [step(one) for one in found]
+    steps = []
+    for one in found:
+        with passed.on_conflict(one.job.id):
+            purging.check_ended(one.job)
+            steps.append(step(one))
+    return steps
 
 
 def _show(steps: Sequence[Step], doing: str) -> None:
@@ -193,11 +197,12 @@ def _show(steps: Sequence[Step], doing: str) -> None:
 def _do(steps: Sequence[Step], passed: PassedOver, *, dry_run: bool, yes: bool) -> dict[str, int]:
     """How many records were purged of which job, or would be."""
     planned = {step.job.id: step.records for step in steps}
+    if not steps:
+        if not passed.errors:  # or these say why
+            say("nothing to purge")
+        return planned
     if dry_run:
         _show(steps, "would purge")
-        return planned
-    if not steps:
-        say("nothing to purge")
         return planned
     _show(steps, "purging")
     confirm(f"purge {plural(sum(planned.values()), 'record')}, for good?", yes=yes)

@@ -89,7 +89,7 @@ def redact(
         if json:
             about = {"passed_over": list(passed.errors), "not_ended": unended}
             emit_json(_as_dict(done, dry_run, gone) | about)
-        else:
+        elif done or not passed.errors:
             _report(done, dry_run)
         passed.tell(named=older_than is None)
 
@@ -100,17 +100,14 @@ def _find(
     from textmill.db.redaction import check_redactable, find_old
     from textmill.producer.ages import parse_age
 
-    rows = {row.id: row for row in map(context.job, references)}
+    rows = list({row.id: row for row in map(context.job, references)}.values())
     with context.database.read() as connection:
         if older_than is not None:
-            old = find_old(connection, parse_age(older_than))
-            for row in old:
-                with passed.on_conflict(row.id):
-                    check_redactable(connection, row)
-            return [row for row in old if row.id not in passed.errors]
-        for row in rows.values():  # all, before the first is changed
-            check_redactable(connection, row)
-    return list(rows.values())
+            rows = find_old(connection, parse_age(older_than))
+        for row in rows:
+            with passed.on_conflict(row.id):
+                check_redactable(connection, row)
+    return [row for row in rows if row.id not in passed.errors]
 
 
 def _run(

@@ -111,13 +111,13 @@ def name_unended(context: Context, older_than: str, command: str) -> list[str]:
 
 
 def rid_files(context: Context, *, wanted: bool) -> bool:
-    """Take the bytes of what was removed out of the database's files; True if they are gone."""
+    """Take the bytes of what was removed out of the database's files; True if that was done."""
     from textmill.db.audits import bytes_are_left
     from textmill.db.vacuum import vacuum
 
     with context.database.read() as connection:
         if not bytes_are_left(connection):
-            return True
+            return False
     if not wanted:
         say("note: the database's files still hold what was removed, until `textmill db vacuum`")
         return False

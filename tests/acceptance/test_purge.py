@@ -224,6 +224,57 @@ def test_a_record_that_one_job_cannot_give_up_now_goes_from_the_others(
     assert [one["vacuumed_at"] is None for one in shell.rows("audits")] == [False] * 2
 
 
+@pytest.mark.parametrize("about", [{"run": 1}, {"run": 0}], ids=["ran", "waits"])
+def test_a_record_that_a_paused_job_has_goes_from_the_ended_ones(
+    anywhere: Shell, folder: Path | None, about: dict[str, Any]
+) -> None:
+    shell = anywhere
+    free, paused, later = _make(shell, {}, about, {})
+    _pause(shell, paused)
+    reason = f"the record is in a job that has not ended: job {paused} is paused"
+    dry = shell.run("purge", "--record-id", canary("id", 2), "--dry-run")
+    assert_user_error(dry, f"error: {reason}", code=2)
+    assert "would purge 2 records of 2 jobs" in dry.stderr
+    assert all(job in dry.stderr for job in (free, later))
+    assert shell.rows("audits") == []
+
+    done = shell.run("purge", "--record-id", canary("id", 2), "--json")
+    assert_user_error(done, f"error: {reason}", code=2)
+    told = json.loads(done.stdout)
+    assert [(one["id"], one["records"]) for one in told["jobs"]] == [(free, 1), (later, 1)]
+    assert (told["passed_over"], told["vacuumed"]) == ([paused], True)
+    for job in (free, later):
+        assert [at for at, text in enumerate(_texts(shell, job)) if text is None] == [2]
+
+    assert shell.run("cancel", paused).returncode == 0
+    shell.run("purge", "--record-id", canary("id", 2))  # nothing is left where it waited
+    assert _found(shell, folder, canary("text", 2)) == []
+
+
+def test_named_jobs_that_have_ended_go_though_another_has_not(anywhere: Shell) -> None:
+    shell = anywhere
+    free, paused, later = _make(shell, {}, {"run": 1}, {})
+    _pause(shell, paused)
+    for change in ("redacted", "purged"):
+        named = [free, paused, later]
+        words = ["redact", *named] if change == "redacted" else ["purge"]
+        words += [word for job in named for word in ("--job", job)] if change == "purged" else []
+        dry, done = (shell.run(*words, "--json", *more) for more in (["--dry-run"], []))
+        for one in (dry, done):
+            assert_user_error(one, f"error: job {paused} is paused and cannot be {change}", code=2)
+            told = json.loads(one.stdout)
+            assert [job["id"] for job in told["jobs"]] == [free, later]
+            assert told["passed_over"] == [paused]
+    assert _texts(shell, free) == _texts(shell, later) == [None] * 6
+    assert None not in _texts(shell, paused)
+
+
+def _pause(shell: Shell, job_id: str) -> None:
+    database = shell.database()
+    put_job(database, job_id, JobStatus.PAUSED)
+    database.close()
+
+
 def test_a_record_goes_from_all_jobs_and_its_id_with_it(
     anywhere: Shell, folder: Path | None
 ) -> None:
@@ -257,9 +308,10 @@ def test_what_cannot_be_meant_is_refused_and_nothing_changes(anywhere: Shell) ->
         (["--job", "nope"], ["no job 'nope'", waiting]),
         (["--job", ended, "--job", "nope"], ["no job 'nope'"]),
         (["--job", waiting], [f"job {waiting} is queued and cannot be purged", "cancel"]),
-        (["--job", ended, "--job", waiting], ["is queued and cannot be purged"]),
         (["--record-id", "id1"], ["in a job that has not ended", waiting]),
         (["--record-id", "id1", "--job", waiting], ["is queued and cannot be purged"]),
+        (["--record-id", "id1", "--dry-run"], ["in a job that has not ended", waiting]),
+        (["--job", ended, "--job", waiting, "--dry-run"], ["is queued and cannot be purged"]),
         (["--record-id", "nobody"], ["no record 'nobody' in any job"]),
         (["--record-id", "id1", "--job", ended], [f"no record 'id1' in job {ended}"]),
         (["--record-id", ""], ["an id that is not empty"]),
@@ -404,7 +456,8 @@ def test_personal_data_is_masked_where_it_is_stored(anywhere: Shell, folder: Pat
     masked = shell.run("results", "last", "--where", "from=[EMAIL]").stdout
     assert len(masked.splitlines()) == 1
     again = shell.json("redact", "last", "--region", "GB")
-    assert again["jobs"][0]["masked"] == {}
+    assert (again["jobs"][0]["masked"], again["vacuumed"]) == ({}, False)
+    assert "unchanged" in shell.run("audits", "--limit", "1").stdout
     assert shell.run("retry", "last").returncode == 0  # with the masked input
     assert shell.run("run", "--resume", "last", "--devices", "cpu").returncode == 3
     assert "error [CARD]" in _texts(shell, again["jobs"][0]["id"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from .conftest import MODEL, Shell
 
 TEXTS = "id,text\na,Free prize! Call now\nb,see you at six\nc,see you at six\n"
@@ -49,6 +51,20 @@ def test_what_was_reused_names_the_job_that_computed_it(shell: Shell) -> None:
     run(shell, "--reuse")
     third = run(shell, "--reuse")
     assert {row["reused_from"] for row in rows(shell, third["id"])} == {first["id"]}
+
+
+@pytest.mark.parametrize("command", ["purge --job", "redact"])
+def test_what_was_reused_answers_once_the_original_is_changed(shell: Shell, command: str) -> None:
+    text = TEXTS.replace("six", "six; write to jane@example.com")
+    first = run(shell, text=text)
+    second = run(shell, "--reuse", text=text)
+    assert second["reused_records"] == 3
+    assert shell.run(*command.split(), first["id"]).returncode == 0
+    third = run(shell, "--reuse", text=text)
+    assert third["reused_records"] == 3
+    assert answers(rows(shell, third["id"])) == answers(rows(shell, second["id"]))
+    assert shell.run("purge", "--job", third["id"]).returncode == 0
+    assert run(shell, "--reuse", text=text)["reused_records"] == 3, "from the second again"
 
 
 def test_other_options_other_models_and_errors_are_computed(shell: Shell) -> None:

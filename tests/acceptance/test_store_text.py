@@ -124,6 +124,11 @@ def test_a_mode_that_is_none_is_refused(refusals: Refusals, shell: Shell, mode: 
     refusals.check(_options(shell, "--store-text", mode), repr(mode), "full, hash, none")
 
 
+def test_reuse_of_what_nothing_is_kept_of_is_refused(refusals: Refusals, shell: Shell) -> None:
+    words = _options(shell, "--store-text", "none", "--reuse")
+    refusals.check(words, "--reuse finds nothing with --store-text none", "leave out --reuse")
+
+
 def test_from_python(shell: Shell) -> None:
     shell.env |= KEY
     script = """

@@ -15,7 +15,7 @@ from textmill.core.jobs import ENDED, JobStatus, Record
 from textmill.core.masking import Masker
 from textmill.core.stored_texts import StoreText, hash_text
 from textmill.db import redaction
-from textmill.db.audits import list_audits
+from textmill.db.audits import bytes_are_left, list_audits
 from textmill.db.chunks import complete_chunk
 from textmill.db.filters import ResultFilter
 from textmill.db.indexing import make_entries
@@ -182,6 +182,20 @@ def test_a_second_time_there_is_nothing_to_mask(database: Database) -> None:
     after = snapshot(database)
     assert after.pop("audits") != before.pop("audits")
     assert after == before
+
+
+def test_where_nothing_was_masked_the_files_have_nothing_to_lose(database: Database) -> None:
+    job_id = private_job(database)
+    redact_job(database, job_id, Masker(["email"], None), ASKED)
+    with database.read() as connection:
+        assert bytes_are_left(connection)
+    vacuum(database)
+    redact_job(database, job_id, Masker(["email"], None), ASKED)
+    with database.read() as connection:
+        assert not bytes_are_left(connection)
+    redact_job(database, job_id, Masker(["card"], None), ASKED)
+    with database.read() as connection:
+        assert bytes_are_left(connection)
 
 
 def test_a_dry_run_counts_the_same_and_changes_nothing(database: Database) -> None:

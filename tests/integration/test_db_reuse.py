@@ -216,6 +216,39 @@ def test_a_chunk_that_ran_as_all_began_anew_writes_no_key(database: Database) ->
     assert label_of(database, job_id, "text 0", "v2") == "spam"
 
 
+def test_a_job_that_writes_its_keys_itself_is_not_read_for_them(database: Database) -> None:
+    job_id = make_job(database, (2,), reuse=True)
+    run(database, job_id, "commit-1", "ham")
+    assert make_reusable(database, wanted(), secret=None) == 0
+
+
+def test_an_older_job_answers_again_once_that_which_took_its_keys_is_gone(
+    database: Database,
+) -> None:
+    older, taker = earlier(database), earlier(database)
+    assert make_reusable(database, wanted(), secret=None) == 14
+    assert answers(database, older, ["text 2"])["text 2"].job_id == taker
+    purge_job(database, taker, {})
+    assert make_reusable(database, wanted(), secret=None) == 7
+    assert answers(database, older, ["text 2"])["text 2"].job_id == older
+
+
+def test_the_oldest_job_goes_without_a_look_at_the_others(database: Database) -> None:
+    oldest, younger = earlier(database), earlier(database)
+    make_reusable(database, wanted(), secret=None)
+    purge_job(database, oldest, {})
+    assert make_reusable(database, wanted(), secret=None) == 0
+    assert answers(database, younger, ["text 2"])["text 2"].job_id == younger
+
+
+def test_no_older_job_of_another_model_is_looked_at_again(database: Database) -> None:
+    other, taker = earlier(database, model_version="commit-2"), earlier(database)
+    for version in ("commit-1", "commit-2"):
+        make_reusable(database, spec(model_version=version, reuse=True), secret=None)
+    purge_job(database, taker, {})
+    assert job_of(database, other).reusable_at is not None
+
+
 # -- what is changed while keys are made ----------------------------------------------------------
 
 

@@ -12,10 +12,12 @@ import structlog
 from celery.utils.dispatch import Signal
 
 from textmill.core.settings import Settings
+from textmill.core.stored_texts import StoreText
 from textmill.core.tasks import TASKS
 from textmill.db.chunks import MAX_FAILURES
 from textmill.db.dispatch import publish
 from textmill.db.models import workers
+from textmill.db.rerun import rerun_job
 from textmill.db.session import Database
 from textmill.db.workers import WorkerInfo, forget_worker, register_worker
 from textmill.workers import app, process, supervisor
@@ -173,3 +175,30 @@ def test_a_worker_that_gets_no_message_is_replaced_unless_it_stops(
     for _ in range(3):
         worker._look_for_starvation()
     assert exits == []
+
+
+def _run_all(worker: WorkerProcess, database: Database, job_id: str) -> None:
+    for message in dispatch(database, job_id):
+        process_chunk(worker, message.chunk_id, message.attempt)
+    assert job_of(database, job_id).status == "completed"
+
+
+def test_no_job_is_answered_from_another_nor_from_its_run_before(
+    worker: WorkerProcess, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keyed = replace(TASKS["fake"], name="keyed", runner="fake_tasks:KeyedRunner")
+    monkeypatch.setitem(TASKS, "keyed", keyed)
+    about: dict[str, Any] = {"task": "keyed", "model": "m"}
+    first, second = (make_job(database, (2, 1), **about) for _ in range(2))
+    for job_id in (first, second):
+        _run_all(worker, database, job_id)
+    (engine,) = worker.pool.engines()
+    asked: list[str] = engine._runner.asked  # type: ignore[union-attr]
+    assert len(asked) == 6
+    database.transact(rerun_job, first)
+    _run_all(worker, database, first)
+    assert len(asked) == 9
+    engine._equal.forget_all()
+    _run_all(worker, database, make_job(database, (2,), store_text=StoreText.NONE, **about))
+    assert len(asked) == 11
+    assert engine._equal.forget_old() is None, "nothing stayed of texts that are not to be kept"

@@ -68,6 +68,25 @@ class FakeRunner:
         pass
 
 
+class KeyedRunner(FakeRunner):
+    """Equal texts have equal keys; notes which it was asked for."""
+
+    asked: list[str]
+
+    def __init__(self) -> None:
+        self.asked = []
+
+    def prepare(
+        self, records: Sequence[Record], params: TaskParams
+    ) -> list[list[Item] | RecordError]:
+        texts = [record.inputs["text"] for record in records]
+        return [[Item(1, text, key=text.encode())] for text in texts]
+
+    def forward(self, items: Sequence[Item]) -> Sequence[Any]:
+        self.asked += [item.data for item in items]
+        return super().forward(items)
+
+
 def _answer(text: str) -> str:
     word, _, rest = text.partition(" ")
     if word == "error":

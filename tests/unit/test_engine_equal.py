@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Sequence
 from concurrent.futures import CancelledError
 from dataclasses import replace
+from time import monotonic
 
 import pytest
 
 from textmill.core.errors import RecordError
+from textmill.workers import equal_items
 from textmill.workers.engine import Engine
 from textmill.workers.items import Item
 
+from ..servers import wait_until
 from . import test_engine
 from .test_engine import PARAMS, FakeRunner, outputs, records, run
 
 engine = test_engine.engine
+
+
+class Secret(str):
+    """A raw output of which one can tell whether it is still in memory."""
 
 
 class KeyedRunner(FakeRunner):
@@ -86,3 +95,23 @@ def test_an_error_counts_for_all_who_wait_and_is_tried_again_later(
     assert run(engine, "bad", "good", "bad") == ["runner_error", "GOOD", "runner_error"]
     runner.on_forward = lambda words: None
     assert run(engine, "bad") == ["BAD"]
+
+
+def test_an_engine_without_work_forgets_what_it_computed(
+    runner: KeyedRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[weakref.ref[Secret]] = []
+
+    def forward(items: Sequence[Item]) -> list[Secret]:
+        found = [Secret(item.data.upper()) for item in items]
+        left.extend(weakref.ref(one) for one in found)
+        return found
+
+    monkeypatch.setattr(runner, "forward", forward)
+    monkeypatch.setattr(equal_items.EqualItems.__init__, "__defaults__", (10**6, 0.2, monotonic))
+    engine = Engine(lambda: runner)
+    try:
+        assert run(engine, "a b") == ["A B"]
+        wait_until(lambda: not any(one() for one in left), 10)
+    finally:
+        engine.close()

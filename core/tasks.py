@@ -171,6 +171,14 @@ def options_of(params: type[TaskParams]) -> dict[str, FieldInfo]:
     }
 
 
+def options_from_inputs(task: str, params: Mapping[str, Any]) -> frozenset[str]:
+    """Names of a job's options that stand for an input: of every record, or of a batch's line."""
+    if task not in TASKS:
+        return frozenset()
+    own = TASKS[task].params
+    return own.INPUTS | own.FROM_LINES if params.get("openai_batch") else own.INPUTS
+
+
 def take_own_columns(task: Task, columns: dict[str, str]) -> dict[str, Any]:
     """Take from ``columns``, by what each is for, those of options; as the parameter they are."""
     own = {name: columns.pop(name) for name in list(columns) if name in task.params.OWN}

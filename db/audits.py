@@ -64,12 +64,12 @@ def finish_audit(
 
 def bytes_are_left(connection: Connection) -> bool:
     """Whether rows were changed since the files were last rid of what is removed."""
-    left = select(audits.c.id).where(audits.c.vacuumed_at.is_(None), masked_something())
+    left = select(audits.c.id).where(audits.c.vacuumed_at.is_(None), may_have_changed_files())
     return connection.scalar(left.limit(1)) is not None
 
 
-def masked_something() -> ColumnElement[bool]:
-    """Whether a redaction may have changed anything; true of a purge, and of what was cut off."""
+def may_have_changed_files() -> ColumnElement[bool]:
+    """Whether what a note tells of may have: not a redaction that came to its end with nothing."""
     masked = func.coalesce(audits.c.detail["masked"].as_string(), "")
     return or_(audits.c.action != "redact", audits.c.finished_at.is_(None), masked != "{}")
 

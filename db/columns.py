@@ -6,13 +6,14 @@ a Series. That takes 50 MB and half a second of whoever only exports.
 
 from __future__ import annotations
 
-import json
 from array import array
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
 import orjson
+
+from textmill.db.json_text import decode_json
 
 NUMBERS = {"record_index": "q", "score": "d", "input_tokens": "q", "output_tokens": "q"}
 JSON_TEXTS = {"detail", "extra"}
@@ -127,8 +128,8 @@ def _present(cells: Cells) -> Any:
 def _read_objects(cells: Cells) -> list[dict[str, Any]]:
     try:
         objects = list(map(orjson.loads, cells))
-    except orjson.JSONDecodeError:  # half of a surrogate pair, say, which json lets through
-        objects = list(map(json.loads, cells))
+    except orjson.JSONDecodeError:
+        objects = list(map(decode_json, cells))
     if set(map(type, objects)) - {dict}:  # nothing of ours wrote that
         return [found if isinstance(found, dict) else {} for found in objects]
     return objects

@@ -6,11 +6,9 @@ written, numbers by their value, since databases write them in several ways.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import dataclass
-from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
@@ -18,13 +16,14 @@ import orjson
 from sqlalchemy import ColumnElement, Integer, Text, and_, cast, func, literal, or_
 from sqlalchemy.dialects.postgresql import JSONB
 
-from textmill.db.indexing import MAX_VALUE, value_text
+from textmill.core.storable import INTEGERS
+from textmill.db.indexing import MAX_VALUE, as_written, value_text
+from textmill.db.json_text import decode_json
 from textmill.db.models import results
 
 # SQLite reads a number as its own double and writes 15 digits of it, so that comparison is ours.
 SQLITE_FUNCTION = "textmill_has_value"
 NUMBER = re.compile(r"(-?(?:0|[1-9][0-9]*))(\.[0-9]+)?([eE][+-]?[0-9]+)?")  # as JSON has them
-INTEGERS = range(-(1 << 63), 1 << 64)  # that are kept as such; others are floats or texts
 MAX_DIGITS = 400  # of a whole number: a float has up to 309
 
 
@@ -45,8 +44,8 @@ class WantedValue:
         number = self.number
         if number is None:
             return [self.text[:MAX_VALUE]]
-        same: list[int | float] = [number]
-        same += [one for one in (int(number), float(number)) if one == number]
+        exact = as_written(number)
+        same = [one for one in (number, int(exact), float(exact)) if as_written(one) == exact]
         texts = [self.text, *filter(None, map(value_text, same))]
         return list(dict.fromkeys(text[:MAX_VALUE] for text in texts))
 
@@ -84,7 +83,7 @@ def read_number(text: str) -> int | float | None:
     if whole in INTEGERS:
         return whole
     # PostgreSQL writes a large float in full; any other whole number is not that float.
-    return number if math.isfinite(number) and Decimal(repr(number)) == whole else None
+    return number if math.isfinite(number) and as_written(number) == whole else None
 
 
 def has_value(extra: str | None, name: str, text: str) -> bool:
@@ -92,13 +91,10 @@ def has_value(extra: str | None, name: str, text: str) -> bool:
     value = _decoded(extra).get(name)
     if type(value) is int or type(value) is float:
         number = read_number(text)
-        return number is not None and value == number
+        return number is not None and as_written(value) == as_written(number)
     return value_text(value) == text
 
 
 def _decoded(extra: str | None) -> dict[str, Any]:
-    try:
-        found = orjson.loads(extra or "{}")
-    except orjson.JSONDecodeError:  # half of a surrogate pair, say, which json lets through
-        found = json.loads(extra or "{}")
+    found = decode_json(extra or "{}")
     return found if isinstance(found, dict) else {}

@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cache, lru_cache
 from itertools import chain
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ import orjson
 from sqlalchemy import Connection
 
 from textmill.core.search import words_of_row
+from textmill.db.json_text import decode_json
 
 ROW_BITS = 40  # of a row in result_words for the record's index, the rest for the job's number
 # PostgreSQL's index gives rows in no order. So each row also has words that say in which block of
@@ -156,7 +158,7 @@ def _labels(detail: Any) -> list[str]:
 
 
 def _decoded(value: Any) -> dict[str, Any]:
-    found = orjson.loads(value) if isinstance(value, str) else value
+    found = decode_json(value) if isinstance(value, str) else value
     return found if isinstance(found, dict) else {}
 
 
@@ -173,8 +175,16 @@ def value_text(value: Any) -> str | None:
     if not isinstance(value, float) or not math.isfinite(value):
         return None
     if abs(value) >= EXACT_INTEGERS:
-        return str(int(value))
+        return str(int(as_written(value)))
     return orjson.dumps(value + 0.0).decode()
+
+
+def as_written(number: int | float) -> Decimal:
+    """A number as JSON text has it: of a float the shortest digits that tell it from others.
+
+    ``jsonb`` keeps these: to Python's arithmetic a float of over 53 bits is another number.
+    """
+    return Decimal(number if isinstance(number, int) else repr(number))
 
 
 def write_entries(connection: Connection, job_id: str, entries: Entries) -> None:

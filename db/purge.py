@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Row, Select, Table, delete, func, null, or_, 
 
 from textmill.core.errors import JobConflictError
 from textmill.core.jobs import ENDED, ChunkStatus, JobStatus, not_ended
-from textmill.core.tasks import TASKS
+from textmill.core.tasks import options_from_inputs
 from textmill.db.audits import begin_audit, count_audited, finish_audit
 from textmill.db.clock import now
 from textmill.db.indexing import make_entries, remove_entries
@@ -153,18 +153,14 @@ def _begin(connection: Connection, job_id: str, asked: Mapping[str, Any]) -> int
             purged_at=func.coalesce(jobs.c.purged_at, now()),
             input_hash=None,
             error=None,
-            params=without_inputs(job),
+            params=_without_inputs(job),
         )
     )
     return begin_audit(connection, "purge", job_id, asked)
 
 
-def without_inputs(job: Row[Any]) -> dict[str, Any]:
-    """The job's options without those that stand for an input, of every record or of a line."""
-    task = TASKS.get(job.task)
-    inputs = task.params.INPUTS if task is not None else frozenset()
-    if task is not None and job.params.get("openai_batch"):
-        inputs |= task.params.FROM_LINES
+def _without_inputs(job: Row[Any]) -> dict[str, Any]:
+    inputs = options_from_inputs(job.task, job.params)
     return {name: value for name, value in job.params.items() if name not in inputs}
 
 
@@ -252,7 +248,7 @@ def blank_rows(connection: Connection, job: Row[Any], rows: Sequence[Row[Any]]) 
         index = table.c.record_index
         return table.c.job_id == job.id, index.between(*span) if dense else index.in_(each)
 
-    connection.execute(delete(reuse_keys).where(*these(reuse_keys)))
+    forget_answers(connection, job, these(reuse_keys)[1])
     connection.execute(update(results).where(*these(results)).values(**BLANK))
 
 

@@ -29,6 +29,7 @@ from textmill.db.result_rows import Result, ResultReader
 from textmill.db.score_order import iter_by_score
 from textmill.db.session import Database
 from textmill.db.sources import ALL, choose_source
+from textmill.db.word_search import have_words
 
 PAGE_ROWS = 2000
 MAX_LOOKUPS = 10_000  # rows looked up at once that an index names
@@ -122,10 +123,12 @@ def _by_score(
 
 
 class Lookup:
-    """Reads the rows of given indexes that fulfil every condition but the words."""
+    """Reads the rows of given indexes that fulfil every condition; words are for the caller."""
 
     def __init__(self, database: Database, job: Row[Any], wanted: ResultFilter) -> None:
         self._database = database
+        self._job = job
+        self._indexed_words = wanted.wanted_words if job.full_text else None
         self._reader = ResultReader(database)
         self._query = select(results.c.record_index).where(
             *conditions_of(job, wanted, sqlite=database.is_sqlite)
@@ -134,6 +137,8 @@ class Lookup:
     def read(self, indexes: Sequence[int]) -> tuple[list[Result], int, int, bool]:
         """The rows, how many and how many bytes they are, and whether they are all."""
         with self._database.read() as connection:
+            if self._indexed_words is not None:  # rows without them need not be read
+                indexes = have_words(connection, self._job, self._indexed_words, indexes)
             rows, complete = self.read_on(connection, indexes)
         return rows, len(rows), self._reader.held_bytes, complete
 

@@ -12,13 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, LargeBinary, Row, bindparam, delete, func, select, update
+import orjson
+from sqlalchemy import Connection, LargeBinary, Row, bindparam, func, select, update
 
 from textmill.core.errors import JobConflictError
 from textmill.core.jobs import ENDED, ChunkStatus, JobStatus, Record, not_ended
 from textmill.core.masking import Masker
 from textmill.core.stored_texts import hash_text
-from textmill.core.tasks import TASKS
+from textmill.core.tasks import options_from_inputs
 from textmill.db.audits import begin_audit, count_audited, finish_audit
 from textmill.db.clock import now
 from textmill.db.indexing import make_entries, remove_entries, write_entries
@@ -33,6 +34,7 @@ from textmill.db.session import Database
 
 PAGE_ROWS = 1000  # of one read
 FIRST_ROWS, MOST_ROWS = 50, 1000  # of one transaction that writes
+JSON_OPTIONS = {"json_schema"}  # kept as JSON text
 Report = Callable[[int], None]
 """Told of each page of rows how many were looked at."""
 
@@ -170,12 +172,20 @@ class _Work:
         self.found.masked += counts
         return masked
 
-    def _json(self, value: Any) -> Any:
+    def _json(self, value: Any, *, numbers: bool = True) -> Any:
         if not value:
             return value
-        masked, counts = self._masker.mask_json(value)
+        masked, counts = self._masker.mask_json(value, numbers=numbers)
         self.found.masked += counts
         return masked
+
+    def _option(self, name: str, value: Any) -> Any:
+        """An option's numbers are settings: a seed may look like a telephone number."""
+        if name not in JSON_OPTIONS or not value:
+            return self._json(value, numbers=False)
+        decoded = orjson.loads(value)
+        masked = self._json(decoded, numbers=False)
+        return value if masked == decoded else orjson.dumps(masked).decode()
 
     def _write_rows(
         self, connection: Connection, changed: Sequence[tuple[_Texts, _Texts]], pace: Pace
@@ -196,7 +206,7 @@ class _Work:
                 write_entries(connection, job.id, make_entries(job, new, sqlite=sqlite))
             # By such a key a guess of what was masked could be confirmed.
             keys = reuse_keys.c.record_index.in_([row.record_index for row in old])
-            connection.execute(delete(reuse_keys).where(reuse_keys.c.job_id == job.id, keys))
+            forget_answers(connection, job, keys)
             connection.execute(_update_row(job.id), [_values(row) for row in new])
             count_audited(connection, self._audit_id or 0, len(changed))
 
@@ -233,10 +243,8 @@ class _Work:
         return written
 
     def _masked_record(self, record: Record) -> Record:
-        # Numbers among options are settings: a seed may look like a telephone number.
         params = record.params and {
-            name: value if isinstance(value, int | float) else self._json(value)
-            for name, value in record.params.items()
+            name: self._option(name, value) for name, value in record.params.items()
         }
         inputs, extra = self._json(record.inputs), self._json(record.extra)
         return Record(record.index, record.record_id, inputs, params, extra)
@@ -251,10 +259,9 @@ class _Work:
 
     def mask_job(self) -> None:
         """What the job itself holds of its input, and of what was said when it failed."""
-        job, task = self._job, TASKS.get(self._job.task)
-        inputs = task.params.INPUTS if task is not None else frozenset()
+        job, inputs = self._job, options_from_inputs(self._job.task, self._job.params)
         params = {
-            name: self._json(value) if name in inputs else value
+            name: self._option(name, value) if name in inputs else value
             for name, value in job.params.items()
         }
         error = self._text(job.error)

@@ -5,15 +5,14 @@ They are made of raw cells a column at a time, which is quicker than a row at a 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-import orjson
 from sqlalchemy import Connection, Select
 
 from textmill.db.columns import JSON_TEXTS, NUMBERS
+from textmill.db.json_text import decode_json
 from textmill.db.models import results
 from textmill.db.raw_rows import RawReader, raw_column
 from textmill.db.session import Database
@@ -72,12 +71,5 @@ def _values(name: str, cells: Sequence[Any]) -> Sequence[Any]:
     if name in AS_THEY_ARE:
         return cells
     if name in JSON_TEXTS:
-        return [None if cell is None else _object(cell) for cell in cells]
+        return [None if cell is None else decode_json(cell) for cell in cells]
     return [cell.decode(errors="replace") if type(cell) is bytes else cell for cell in cells]
-
-
-def _object(cell: Any) -> Any:
-    try:
-        return orjson.loads(cell)
-    except orjson.JSONDecodeError:  # half of a surrogate pair, say, which json lets through
-        return json.loads(cell)

@@ -1,9 +1,10 @@
 """Earlier results that answer records again: their keys, and how older jobs get theirs.
 
-A job with ``--reuse`` writes the keys of what it computes. Results of other jobs get theirs when a
-job that could use them is submitted, so that nobody else pays for the index. A key goes with the
-result that it stands for: with ``retry --all``, where the row comes again and may be of another
-model, with a purge, and with a redaction of the row.
+A job with ``--reuse`` writes the keys of its results. Those of other jobs get theirs when a job
+that could use them is submitted, so that nobody else pays for the index. Of results with one key
+that of the job that was submitted last has it. It goes with the result that it stands for: with
+``retry --all``, where the row comes again and may be of another model, with a purge, and with a
+redaction of the row. Then older jobs' rows are read again, of which one may have the same key.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from textmill.core.jobs import ENDED, JobSpec, JobStatus, Record
 from textmill.core.reuse import ReuseScope, without_own_columns
 from textmill.core.stored_texts import StoreText
 from textmill.core.tasks import get_task, read_own_params, validate_params
-from textmill.db.audits import masked_something
+from textmill.db.audits import may_have_changed_files
 from textmill.db.clock import now
 from textmill.db.loading import absolute_model
 from textmill.db.models import audits, jobs, results, reuse_keys
@@ -49,7 +50,7 @@ def find_answers(connection: Connection, keys: Sequence[bytes]) -> dict[bytes, R
 
 
 def keep_answers(connection: Connection, job_id: str, answers: Mapping[bytes, int]) -> None:
-    """Write the keys of results of the job, by their record's index."""
+    """Write the keys of results of the job, by their record's index; a later job's stay."""
     if not answers:
         return
     sqlite = connection.dialect.name == "sqlite"
@@ -58,30 +59,40 @@ def keep_answers(connection: Connection, job_id: str, answers: Mapping[bytes, in
         upsert.on_conflict_do_update(
             index_elements=["key"],
             set_={"job_id": upsert.excluded.job_id, "record_index": upsert.excluded.record_index},
+            where=reuse_keys.c.job_id <= upsert.excluded.job_id,
         ),
         # In one order everywhere, so that two jobs wait for each other and do not deadlock.
         [{"key": key, "job_id": job_id, "record_index": answers[key]} for key in sorted(answers)],
     )
 
 
-def forget_answers(connection: Connection, job: Row[Any]) -> None:
-    """Delete the keys of all results of the job; ``make_reusable`` looks again at older jobs' rows.
+def forget_answers(
+    connection: Connection, job: Row[Any], which: ColumnElement[bool] | None = None
+) -> None:
+    """Delete the keys of the job's results; ``make_reusable`` looks again at older jobs' rows.
 
-    Only those are locked, after the job itself: two that do this never wait for each other.
+    ``which`` is a condition on ``reuse_keys.record_index``. Older jobs are locked after the job
+    itself, the latest first: two that do this never wait for each other.
     """
-    connection.execute(delete(reuse_keys).where(reuse_keys.c.job_id == job.id))
+    own = and_(reuse_keys.c.job_id == job.id, *([] if which is None else [which]))
+    if connection.execute(select(reuse_keys.c.key).where(own).limit(1)).first() is None:
+        return
     older = (
         select(jobs.c.id)
         .where(
             jobs.c.id < job.id,
             jobs.c.reusable_at.is_not(None),
             jobs.c.status.in_([status.value for status in ENDED]),
+            jobs.c.store_text == StoreText.FULL.value,
+            jobs.c.purged_at.is_(None),
             *(jobs.c[name] == job._mapping[name] for name in ("task", "dtype", "model_version")),
         )
         .order_by(jobs.c.id.desc())
         .with_for_update()
     )
-    connection.execute(update(jobs).where(jobs.c.id.in_(older)).values(reusable_at=None))
+    others = connection.scalars(older).all()
+    connection.execute(delete(reuse_keys).where(own))
+    connection.execute(update(jobs).where(jobs.c.id.in_(others)).values(reusable_at=None))
 
 
 def make_reusable(
@@ -142,9 +153,8 @@ def _is_masked() -> ColumnElement[bool]:
     """
     since_it_ran = audits.c.at >= func.coalesce(jobs.c.started_at, 0)
     own = (audits.c.action == "redact", audits.c.job_id == jobs.c.id)
-    return (
-        select(audits.c.id).where(*own, since_it_ran, masked_something()).correlate(jobs).exists()
-    )
+    changed = select(audits.c.id).where(*own, since_it_ran, may_have_changed_files())
+    return changed.correlate(jobs).exists()
 
 
 def _rebuildable(job: Row[Any]) -> bool:

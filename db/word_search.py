@@ -18,6 +18,16 @@ POSTGRESQL_PAGE = text(
     "SELECT row_id FROM result_words WHERE words @@ CAST(:query AS tsquery) "
     "AND row_id BETWEEN :first AND :last ORDER BY row_id LIMIT :limit"
 )
+# Row by row: the other way round an index would give all rows of a word first.
+SQLITE_AMONG = text(
+    "SELECT result_words.rowid FROM json_each(:rows) AS asked CROSS JOIN result_words "
+    "WHERE result_words MATCH :query AND result_words.rowid = asked.value"
+)
+POSTGRESQL_AMONG = text(
+    "WITH asked AS MATERIALIZED "
+    "(SELECT row_id, words FROM result_words WHERE row_id = ANY(CAST(:rows AS bigint[]))) "
+    "SELECT row_id FROM asked WHERE words @@ CAST(:query AS tsquery)"
+)
 
 
 def find_words(
@@ -37,6 +47,21 @@ def find_words(
     else:
         rows = _block_by_block(connection, tsquery(search), first, last, limit)
     return [row - base for row in rows]
+
+
+def have_words(
+    connection: Connection, job: IndexedJob, search: Search, indexes: Sequence[int]
+) -> Sequence[int]:
+    """Which of these records may have the words, in no order, as far as it is quick to say."""
+    base = row_id(job, 0)
+    rows: Any = [base + index for index in indexes]
+    if connection.dialect.name == "sqlite":
+        if _has_prefix(search):  # of which FTS5 finds all rows anew for each that is asked for
+            return indexes
+        found = connection.scalars(SQLITE_AMONG, {"query": fts5_query(search), "rows": str(rows)})
+    else:
+        found = connection.scalars(POSTGRESQL_AMONG, {"query": tsquery(search), "rows": rows})
+    return [row - base for row in found]
 
 
 def _page(
@@ -81,6 +106,14 @@ def _blocks(step: int, first: int, last: int) -> tuple[int, list[str]]:
     bits = BLOCK_BITS[level]
     numbers = range(first >> bits, (until >> bits) + 1)
     return until, [f"'{block_word(level, number)}'" for number in numbers]
+
+
+def _has_prefix(search: Search) -> bool:
+    if isinstance(search, AnyOf):
+        return any(map(_has_prefix, search.either))
+    if isinstance(search, AllOf):
+        return any(map(_has_prefix, (*search.wanted, *search.unwanted)))
+    return search.prefix
 
 
 def fts5_query(search: Search) -> str:

@@ -92,14 +92,20 @@ def pad(text: str, width: int, *, right: bool = False) -> str:
 
 
 def table(
-    headers: Sequence[str], rows: Sequence[Sequence[str]], *, right: str | Collection[str] = ""
+    headers: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    right: str | Collection[str] = "",
+    columns: int | None = None,
+    least: int = 2,
 ) -> str:
-    """Plain aligned columns; ``right`` names the headers whose cells align right, also by comma."""
+    """Plain aligned columns; ``right`` names the headers whose cells align right, also by comma.
+
+    With ``columns`` it is so wide at most, as ``fit`` makes it.
+    """
     to_right = set(right.split(",") if isinstance(right, str) else right)
-    widths = [
-        max([cell_width(header), *(cell_width(row[at]) for row in rows)])
-        for at, header in enumerate(headers)
-    ]
+    lines = [headers, *rows] if columns is None else fit([headers, *rows], columns, least)
+    widths = [max(map(cell_width, cells)) for cells in zip(*lines, strict=True)]
 
     def line(cells: Sequence[str]) -> str:
         aligned = (
@@ -108,7 +114,7 @@ def table(
         )
         return (" " * GAP).join(aligned).rstrip()
 
-    return "\n".join(line(row) for row in [headers, *rows])
+    return "\n".join(map(line, lines))
 
 
 def fit(lines: Sequence[Sequence[str]], columns: int, least: int = 2) -> list[list[str]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import Condition, Thread
@@ -23,7 +23,7 @@ from textmill.core.errors import (
 from textmill.core.jobs import Record
 from textmill.core.params import TaskParams
 from textmill.workers.batching import BatchTurns, DeviceTime, Ended, Turns
-from textmill.workers.equal_items import EqualItems
+from textmill.workers.equal_items import KEEP_SECONDS, EqualItems
 from textmill.workers.items import (
     Activity,
     AnyRunner,
@@ -35,7 +35,7 @@ from textmill.workers.items import (
 )
 from textmill.workers.load_errors import load_error
 from textmill.workers.row_queue import RowQueue
-from textmill.workers.scheduler import Scheduler, TokenBudget
+from textmill.workers.scheduler import Run, Scheduler, TokenBudget
 from textmill.workers.slot_work import SlotWork
 from textmill.workers.stepping import StepTurns
 from textmill.workers.submission import Submission
@@ -56,6 +56,7 @@ class Engine:
         device_lock: AbstractContextManager[Any] | None = None,
         max_waiting_items: int = 65536,
         max_batch_items: int = 4096,
+        keep_seconds: float = KEEP_SECONDS,
         name: str = "",
         on_idle: Callable[[], None] | None = None,
     ) -> None:
@@ -63,8 +64,8 @@ class Engine:
 
         ``max_batch_tokens`` counts padded tokens (default: the runner's; stepwise runners have
         limits of their own). ``device_lock`` is held during each forward pass; engines that share a
-        device share it. ``on_idle`` is called from
-        any thread, outside the engine's lock, whenever the last work has left.
+        device share it. Rows of equal items are kept for ``keep_seconds``. ``on_idle`` is called
+        from any thread, outside the engine's lock, whenever the last work has left.
         """
         self.name = name
         self.load_seconds = 0.0
@@ -84,7 +85,7 @@ class Engine:
         self._changed = Condition()  # guards all below, tells of every change
         self._runner: AnyRunner | None = None
         self._turns: Turns = self._make_turns(None)
-        self._equal = EqualItems[Submission]()
+        self._equal = EqualItems[Submission](keep_seconds=keep_seconds)
         self._open: set[Submission] = set()
         self._submitting = 0
         self._idle_since: float | None = time.monotonic()
@@ -136,14 +137,15 @@ class Engine:
             self._check_ready()
 
     def submit(
-        self, records: Sequence[Record], params: TaskParams, run: Hashable = ""
+        self, records: Sequence[Record], params: TaskParams, run: Run | None = None
     ) -> Submission:
         """Tokenize the records here, in the calling thread, and queue their items.
 
-        Equal items of one ``run`` of a job are computed once (see ``equal_items``). Blocks while
-        the model loads, and while more than ``max_waiting_items`` wait: tokenized items take
-        memory, and more of them make no better batches. Raises ModelLoadError if the model cannot
-        be loaded, EngineClosedError, or the RetryableError the engine failed with.
+        Equal items of one ``run`` of a job are computed once (see ``equal_items``); without one,
+        those of these records. Blocks while the model loads, and while more than
+        ``max_waiting_items`` wait: tokenized items take memory, and more of them make no better
+        batches. Raises ModelLoadError if the model cannot be loaded, EngineClosedError, or the
+        RetryableError the engine failed with.
         """
         with self._changed:
             self._submitting += 1
@@ -268,6 +270,7 @@ class Engine:
                     if owner.unsettled == 0:
                         done.append(owner)
             self._release(done)
+            self._equal.forget_old()  # with work enough, nothing else asks for it
             self._changed.notify_all()  # there is room for more
         if done:
             self._note_idle()

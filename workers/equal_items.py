@@ -2,8 +2,8 @@
 
 Which are equal says their key, a digest; the rows are in this process's memory only. A run is that
 of one job, so that no job is answered from another's texts, and ``retry --all`` computes anew.
-Rows are forgotten some seconds after they were last asked for; those of ``UNKEPT`` never stay. The
-engine calls all of this under its own lock.
+Rows are forgotten some seconds after they were last asked for, or at once. The engine calls all of
+this under its own lock.
 """
 
 from __future__ import annotations
@@ -11,20 +11,19 @@ from __future__ import annotations
 import pickle
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from textmill.core.errors import RecordError
-from textmill.workers.scheduler import Entry
+from textmill.workers.scheduler import Entry, Run
 
 Owner = TypeVar("Owner")
 
 MAX_BYTES = 64 * 1024 * 1024
 ENTRY_BYTES = 300  # the key, and the places in the dictionary
 KEEP_SECONDS = 30.0  # longer than a job's next chunk is away, where jobs take turns
-UNKEPT = None  # the run of jobs whose texts are not to be kept
 
-Key = tuple[Hashable, bytes]
+Key = tuple[Run, bytes]
 
 
 class _Kept(NamedTuple):
@@ -78,7 +77,7 @@ class EqualItems(Generic[Owner]):
         key = _key(entry)
         if key is None:
             return []
-        if entry.run is not UNKEPT and not isinstance(row, RecordError):
+        if entry.run.kept and not isinstance(row, RecordError):
             self._keep(key, row)
         return self._flights.pop(key, [entry])[1:]
 

@@ -9,7 +9,7 @@ from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Collection, Hashable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from textmill.workers.items import Item
 
@@ -22,15 +22,19 @@ PADDING_DIVISOR = 16
 lengths cost less than one that is half padding."""
 
 
-class Entry(Generic[Owner]):
-    """A waiting item, whom it belongs to, and in the end the runner's row for it.
+class Run(NamedTuple):
+    """Which submissions share what was computed of equal items: see ``equal_items``."""
 
-    ``run`` is the run of a job that it is of: see ``equal_items``.
-    """
+    of: Hashable
+    kept: bool  # False: of texts that are not to be kept nothing stays behind
+
+
+class Entry(Generic[Owner]):
+    """A waiting item, whom it belongs to, and in the end the runner's row for it."""
 
     __slots__ = ("item", "owner", "row", "run", "waiting")
 
-    def __init__(self, item: Item, owner: Owner, run: Hashable = "") -> None:
+    def __init__(self, item: Item, owner: Owner, run: Run) -> None:
         self.item = item
         self.owner = owner
         self.run = run

@@ -6,7 +6,7 @@ Preparing and joining happen here, in the thread of the one who submits and wait
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from threading import Event
 from typing import Any
 
@@ -14,7 +14,7 @@ from textmill.core.errors import RecordError, describe_error
 from textmill.core.jobs import Record
 from textmill.core.params import TaskParams
 from textmill.workers.items import BaseRunner, Item, Output
-from textmill.workers.scheduler import Entry
+from textmill.workers.scheduler import Entry, Run
 from textmill.workers.slot_work import SlotWork
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class Submission:
         params: TaskParams,
         cancel: Callable[[Submission], None],
         slot_work: SlotWork,
-        run: Hashable = "",
+        run: Run | None,
     ) -> None:
         self.device_seconds = 0.0  # its share of the forward time, by tokens
         self.output_tokens = 0  # generated so far, by rows that are not finished too
@@ -44,10 +44,11 @@ class Submission:
         self._records = records
         self._params = params
         self._slot_work = slot_work
+        own = Run(self, kept=False) if run is None else run
         with slot_work.doing():
             self._prepared = prepare_records(runner, records, params)
         self.entries = [
-            Entry(item, self, run)
+            Entry(item, self, own)
             for items in self._prepared
             if not isinstance(items, RecordError)
             for item in items

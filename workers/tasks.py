@@ -5,7 +5,7 @@ Acknowledged before it starts: from the claim on, the chunk's lease in SQL is re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 from sqlalchemy import Connection
@@ -39,11 +39,11 @@ from textmill.db.dispatch import fill_window, window_size
 from textmill.db.indexing import make_entries
 from textmill.db.jobs import pin_model
 from textmill.db.model_failures import report_load_failure
-from textmill.workers.equal_items import UNKEPT
 from textmill.workers.items import DeviceLostError, ModelRequest, NoRoomError, Output
 from textmill.workers.process import Hold, WorkerProcess
 from textmill.workers.reused import Reused
 from textmill.workers.rows import Keeping, gather_outcome
+from textmill.workers.scheduler import Run
 
 log = structlog.get_logger("textmill.worker")
 
@@ -206,10 +206,10 @@ def _run(
     return outputs, submission.device_seconds
 
 
-def _run_of(claim: Claim) -> Hashable:
+def _run_of(claim: Claim) -> Run:
     """Which chunks may share what an engine computed; ``retry --all`` starts a run of its own."""
     job = claim.job
-    return (job.id, job.started_at) if job.store_text == StoreText.FULL else UNKEPT
+    return Run((job.id, job.started_at), kept=job.store_text == StoreText.FULL)
 
 
 def _permits(worker: WorkerProcess, claim: Claim) -> Permits:

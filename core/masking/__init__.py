@@ -67,10 +67,10 @@ class Masker:
                 break
         return text, +counts
 
-    def mask_json(self, value: Any) -> tuple[Any, Counter[str]]:
+    def mask_json(self, value: Any, *, numbers: bool = True) -> tuple[Any, Counter[str]]:
         """A copy of decoded JSON with every text in it masked; names of members stay.
 
-        A number that is one of a card or a phone becomes its placeholder.
+        A number that is one of a card or a phone becomes its placeholder, unless ``numbers`` stay.
         """
         counts: Counter[str] = Counter()
         root = [value]
@@ -82,8 +82,9 @@ class Masker:
                     container[place] = inner.copy()
                     containers.append(container[place])
                 else:
-                    container[place], found = self._mask_value(inner)
-                    counts += found
+                    if numbers or isinstance(inner, str):
+                        container[place], found = self._mask_value(inner)
+                        counts += found
         return root[0], counts
 
     def _mask_value(self, value: Any) -> tuple[Any, Counter[str]]:

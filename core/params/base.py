@@ -120,11 +120,6 @@ def kinds_of(params: type[TaskParams], option: str) -> tuple[Any, ...]:
     return (kind, *get_args(kind))
 
 
-def storable(text: str) -> str:
-    """PostgreSQL cannot store NUL."""
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
-
-
 class TextParams(TaskParams):
     """Options of the tasks that read a text at once, as far as the model's limit."""
 

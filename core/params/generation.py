@@ -11,8 +11,9 @@ from pydantic import Field, field_validator, model_validator
 from textmill.core.errors import InvalidJobError
 from textmill.core.generators import check_generator
 from textmill.core.json_schemas import read_schema
-from textmill.core.params.base import Composition, TaskParams, storable
+from textmill.core.params.base import Composition, TaskParams
 from textmill.core.prompts import Template, read_chat, write_chat
+from textmill.core.storable import without_nul
 
 
 class GenerationParams(TaskParams):
@@ -130,14 +131,14 @@ class GenerationParams(TaskParams):
     def _check_stop(cls, stop: tuple[str, ...]) -> tuple[str, ...]:
         if not all(stop):
             raise ValueError("expected texts that are not empty")
-        return tuple(dict.fromkeys(map(storable, stop)))
+        return tuple(dict.fromkeys(map(without_nul, stop)))
 
     @field_validator("system")
     @classmethod
     def _check_system(cls, system: str | None) -> str | None:
         if system is not None and not system.strip():
             raise ValueError("expected a text that is not empty")
-        return None if system is None else storable(system)
+        return None if system is None else without_nul(system)
 
     @field_validator("template")
     @classmethod
@@ -148,7 +149,7 @@ class GenerationParams(TaskParams):
             Template.parse(template)
         except InvalidJobError as error:
             raise ValueError(str(error)) from None
-        return storable(template)
+        return without_nul(template)
 
     @field_validator("json_schema", mode="before")
     @classmethod

@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from textmill.core.params.base import TaskParams, storable
+from textmill.core.params.base import TaskParams
+from textmill.core.storable import without_nul
 
 
 class PromptParams(TaskParams):
@@ -32,7 +33,7 @@ class PromptParams(TaskParams):
     def _check_system(cls, system: str | None) -> str | None:
         if system is not None and not system.strip():
             raise ValueError("expected a text that is not empty")
-        return None if system is None else storable(system)
+        return None if system is None else without_nul(system)
 
     @model_validator(mode="after")
     def _check_chat(self) -> PromptParams:

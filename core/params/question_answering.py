@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from textmill.core.errors import InvalidJobError
 from textmill.core.params.base import TaskParams
+from textmill.core.storable import without_nul
 
 DEFAULT_WINDOW = 384  # tokens, with the question
 MAX_FIXED_CONTEXT = 1_000_000  # characters; it is sent with the job to every chunk
@@ -69,7 +70,7 @@ class QuestionAnsweringParams(TaskParams):
             return None
         if not value.strip():
             raise ValueError("expected a text that is not empty")
-        return value.replace("\0", "\N{REPLACEMENT CHARACTER}")  # PostgreSQL cannot store NUL
+        return without_nul(value)
 
     @model_validator(mode="after")
     def _check_together(self) -> QuestionAnsweringParams:

@@ -10,9 +10,9 @@ from pydantic import Field, field_validator
 
 from textmill.core.errors import InvalidJobError, ModelLoadError
 from textmill.core.generators import check_generator, is_generator
-from textmill.core.params.base import storable
 from textmill.core.params.prompts import PromptParams
 from textmill.core.prompts import Template
+from textmill.core.storable import without_nul
 
 # Position tables that end; those of other families grow or are relative.
 FIXED_POSITIONS = ("marian", "bart", "mbart", "pegasus", "blenderbot", "blenderbot-small", "led")
@@ -91,7 +91,7 @@ class Seq2SeqParams(PromptParams):
             )
         if "text" not in columns:
             raise ValueError("expected {text}, the place of the text")
-        return storable(template)
+        return without_nul(template)
 
     def prompt(self, text: str) -> str:
         """What a model that writes text is asked."""

@@ -11,9 +11,9 @@ from pydantic import Field, field_validator, model_validator
 from textmill.core.generators import is_generator
 from textmill.core.languages import are_same, language_name, nearest_name
 from textmill.core.model_languages import ModelLanguages, Telling, read_languages
-from textmill.core.params.base import storable
 from textmill.core.params.seq2seq import Seq2SeqParams
 from textmill.core.prompts import Template
+from textmill.core.storable import without_nul
 
 FROM = "Translate the text from {source_lang} to {target_lang}."
 INTO = "Translate the text to {target_lang}."
@@ -53,7 +53,7 @@ class TranslationParams(Seq2SeqParams):
     @field_validator("prefix")
     @classmethod
     def _check_prefix(cls, prefix: str | None) -> str | None:
-        return None if prefix is None else storable(prefix)
+        return None if prefix is None else without_nul(prefix)
 
     @model_validator(mode="after")
     def _check_pair(self) -> TranslationParams:

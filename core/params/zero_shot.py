@@ -13,9 +13,10 @@ from pydantic_core import PydanticCustomError
 from textmill.core.errors import InvalidJobError, ModelLoadError
 from textmill.core.generators import check_generator, is_generator
 from textmill.core.inference_labels import find_inference_labels
-from textmill.core.params.base import Composition, TextParams, storable
+from textmill.core.params.base import Composition, TextParams
 from textmill.core.params.prompts import PromptParams
 from textmill.core.prompts import Template
+from textmill.core.storable import without_nul
 
 HYPOTHESIS = "This example is {}."
 PROMPT = (
@@ -87,7 +88,7 @@ class ZeroShotParams(TextParams, PromptParams):
             raise PydanticCustomError(
                 "labels", "Each label once, {twice} twice", {"twice": ", ".join(twice)}
             )
-        return tuple(map(storable, labels))
+        return tuple(map(without_nul, labels))
 
     @field_validator("hypothesis_template")
     @classmethod
@@ -110,7 +111,7 @@ class ZeroShotParams(TextParams, PromptParams):
                 "it names no column, so every record would get the same prompt; expected {text}, "
                 "the place of the text"
             )
-        return storable(template)
+        return without_nul(template)
 
     @model_validator(mode="after")
     def _check_labels_place(self) -> ZeroShotParams:

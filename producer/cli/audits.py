@@ -11,7 +11,6 @@ from textmill.producer.cli import options as o
 from textmill.producer.cli.context import open_context
 from textmill.producer.terminal import (
     emit_json,
-    fit,
     number,
     say,
     table,
@@ -46,9 +45,8 @@ def audits(job: Job = None, limit: Count = 20, json: o.Json = False) -> None:
         say("nothing was purged or redacted yet")
     else:
         headers = ["when", "action", "job", "records", "what", "finished", "files"]
-        lines = [headers, *map(_line, found)]
-        names, *shown = fit(lines, terminal_columns()) if sys.stdout.isatty() else lines
-        tell(table(names, shown, right={names[headers.index("records")]}))
+        room = terminal_columns() if sys.stdout.isatty() else None
+        tell(table(headers, list(map(_line, found)), right="records", columns=room))
 
 
 def _line(row: Any) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -72,7 +73,8 @@ def _job_table(found: Any) -> str:
         ]
         for job in found
     ]
-    return table(headers, rows, right="records,done,errors")
+    room = terminal_columns() if sys.stdout.isatty() else None
+    return table(headers, rows, right="records,done,errors", columns=room)
 
 
 def show(job: o.JobRef, json: o.Json = False) -> None:

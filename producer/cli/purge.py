@@ -78,12 +78,14 @@ def purge(
     """
     _check(older_than, job, record_id)
     with open_context() as context:
-        passed = PassedOver()
+        passed = PassedOver(named=older_than is None)
         steps = _plan(context, older_than, job or [], record_id or [], passed)
         unended = [] if older_than is None else name_unended(context, older_than, "purge --job")
+        passed.tell()
         done = _do(steps, passed, dry_run=dry_run, yes=yes)
         records = sum(done.values())
-        gone = not dry_run and rid_files(context, wanted=vacuum)
+        meant = not dry_run and (steps or not passed.errors)
+        gone = bool(meant) and rid_files(context, wanted=vacuum)
         if json:
             jobs = [{"id": job_id, "records": count} for job_id, count in done.items()]
             told: dict[str, Any] = {"jobs": jobs, "records": records}
@@ -91,7 +93,7 @@ def purge(
             emit_json(told | {"dry_run": dry_run, "vacuumed": gone})
         elif steps and not dry_run:
             say(f"purged {plural(records, 'record')} of {plural(len(done), 'job')}")
-        passed.tell(named=older_than is None)
+        passed.end()
 
 
 def _check(older_than: str | None, job: Sequence[str] | None, ids: Sequence[str] | None) -> None:

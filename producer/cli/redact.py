@@ -79,19 +79,21 @@ def redact(
     asked = {"kinds": sorted(wanted), **({"region": region} if region else {})}
     asked |= {"older_than": older_than} if older_than is not None else {}
     with open_context() as context:
-        passed = PassedOver()
+        passed = PassedOver(named=older_than is None)
         rows = _find(context, jobs or [], older_than, passed)
         unended = [] if older_than is None else name_unended(context, older_than, "redact")
+        passed.tell()
         if rows and not dry_run:
             confirm(f"mask what is found in {plural(len(rows), 'job')}, for good?", yes=yes)
         done = _run(context, rows, masker, asked, dry_run, passed)
-        gone = not dry_run and rid_files(context, wanted=vacuum)
+        meant = not dry_run and (done or not passed.errors)
+        gone = bool(meant) and rid_files(context, wanted=vacuum)
         if json:
             about = {"passed_over": list(passed.errors), "not_ended": unended}
             emit_json(_as_dict(done, dry_run, gone) | about)
         elif done or not passed.errors:
             _report(done, dry_run)
-        passed.tell(named=older_than is None)
+        passed.end()
 
 
 def _find(

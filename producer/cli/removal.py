@@ -72,8 +72,11 @@ def counting(doing: str) -> Iterator[Counter]:
 class PassedOver:
     """Jobs that cannot be changed now: the others are, and the files are rewritten all the same."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, named: bool) -> None:
+        """``named``: a person did, so that each is an error."""
         self.errors: dict[str, JobConflictError | PurgedJobError] = {}
+        self._named = named
+        self._told: set[str] = set()
 
     @contextmanager
     def on_conflict(self, job_id: str) -> Iterator[None]:
@@ -83,11 +86,17 @@ class PassedOver:
         except (JobConflictError, PurgedJobError) as error:
             self.errors[job_id] = error
 
-    def tell(self, *, named: bool) -> None:
-        """Say which and why; exits as after an error if a person ``named`` them."""
-        for error in self.errors.values():
-            say(f"{'error' if named else 'passed over'}: {error}")
-        if named and self.errors:
+    def tell(self) -> None:
+        """Say which and why, of those of which it was not said yet."""
+        for job_id, error in self.errors.items():
+            if job_id not in self._told:
+                say(f"{'error' if self._named else 'passed over'}: {error}")
+        self._told |= self.errors.keys()
+
+    def end(self) -> None:
+        """Say what is left to say, and exit as after an error if a person named such a job."""
+        self.tell()
+        if self._named and self.errors:
             raise typer.Exit(next(iter(self.errors.values())).exit_code)
 
 

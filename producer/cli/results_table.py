@@ -9,7 +9,6 @@ from textmill.producer.cli.result_options import NO_ROWS
 from textmill.producer.terminal import (
     GAP,
     cell_width,
-    fit,
     plural,
     say,
     shorten,
@@ -38,8 +37,8 @@ def print_results(rows: Iterable[Result]) -> int:
         width = max(MIN_WIDTH, free // (len(long) - at) - GAP)
         filled[name] = [shorten(cell, width) for cell in filled[name]]
         free -= _width(name, filled[name])
-    names, *lines = fit([list(filled), *zip(*filled.values(), strict=True)], terminal_columns())
-    tell(table(names, lines, right="score"))
+    lines = list(zip(*filled.values(), strict=True))
+    tell(table(list(filled), lines, right="score", columns=terminal_columns()))
     return len(found)
 
 

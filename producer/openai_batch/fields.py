@@ -13,7 +13,7 @@ from typing import Any
 
 from textmill.core.errors import InvalidJobError, RecordError
 from textmill.core.json_schemas import read_schema
-from textmill.core.params.base import storable
+from textmill.core.storable import without_nul
 
 Options = dict[str, Any]
 Read = Callable[[str, Any], Options]
@@ -105,7 +105,7 @@ def _read_stop(field: str, value: Any) -> Options:
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts):
         raise invalid(field, value, "a text or a list of texts, none of them empty")
-    return {"stop": list(dict.fromkeys(map(storable, texts)))}
+    return {"stop": list(dict.fromkeys(map(without_nul, texts)))}
 
 
 def _read_response_format(field: str, value: Any) -> Options:

@@ -49,8 +49,7 @@ class LineBuilder(RecordBuilder):
         self, index: int, line: int, key: str, value: Any, expected: str, **about: Any
     ) -> BadRecord:
         problem = f"{key} is {shown(value)}; expected {expected}"
-        kept = f"{key} is missing or wrong; expected {expected}"
-        unquoting = None if self._store_text == StoreText.FULL else kept
+        unquoting = f"{key} is missing or wrong; expected {expected}"
         return self.bad(index, line, "bad_row", problem, unquoting=unquoting, **about)
 
     def place(self, line: int) -> str:

@@ -13,7 +13,6 @@ from textmill.core.jobs import BadRecord, Record
 from textmill.core.stored_texts import StoreText, kept_message
 from textmill.producer.readers.rules import RecordRules
 
-REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 HOW_TO_GO_ON = "Mend it, or pass --skip-bad to record such rows as error rows and go on."
 
 # A frozen dataclass sets each field through object.__setattr__: 1.4 µs a record, more than parsing
@@ -25,11 +24,6 @@ _set_index, _set_record_id, _set_inputs, _set_params, _set_extra = (
 
 
 RowBuilder = Callable[[int, int, Sequence[Any]], Record | BadRecord]
-
-
-def without_nul(text: str) -> str:
-    """The text with every NUL replaced by U+FFFD, because PostgreSQL cannot store NUL."""
-    return text.replace("\0", REPLACEMENT) if "\0" in text else text
 
 
 class RecordBuilder:
@@ -206,8 +200,7 @@ class RecordBuilder:
         self, index: int, line: int, what: str, value: Any, expected: str, **about: Any
     ) -> BadRecord:
         problem = f"{what} is {_kind(value)} ({_start(value)}); expected {expected}"
-        kept = f"{what} is {_kind(value)}; expected {expected}"
-        unquoting = None if self._store_text == StoreText.FULL else kept
+        unquoting = f"{what} is {_kind(value)}; expected {expected}"
         return self.bad(index, line, "bad_row", problem, unquoting=unquoting, **about)
 
     def _kept(self, values: dict[str, Any]) -> dict[str, Any] | None:
@@ -228,13 +221,14 @@ class RecordBuilder:
     ) -> BadRecord:
         """The BadRecord of a bad row; raises InputError unless bad rows are to be skipped.
 
-        ``unquoting`` is what the row says where the problem quotes what it may not keep.
+        ``unquoting`` is what the row says of a problem that quotes texts, where none are kept.
         """
         place = self._place(line)
         if not self.skip_bad:
             hint = f"{hint} " if hint else ""
             raise InputError(f"{place}: {problem}. {hint}{HOW_TO_GO_ON}")
-        message = f"{place}: {problem if unquoting is None else unquoting}"
+        may_quote = unquoting is None or self._store_text == StoreText.FULL
+        message = f"{place}: {problem if may_quote else unquoting}"
         return BadRecord(index, record_id or str(index), code, message, extra)
 
     def _place(self, line: int) -> str:

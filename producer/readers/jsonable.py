@@ -1,14 +1,33 @@
-"""Python values as JSON can hold them, for what Parquet and the Python API bring along."""
+"""What JSON can hold of values: Python's made fit for it, and how deep it may be nested."""
 
 from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from textmill.producer.readers.builder import without_nul
+from textmill.core.storable import without_nul
 from textmill.producer.readers.wide_integers import digits_if_wide
+
+MAX_DEPTH = 200  # levels of lists and objects; orjson writes 254, and some of them are ours
+TOO_DEEP = f"it is nested over {MAX_DEPTH} levels deep; expected no more"
+
+
+def is_too_deep(value: Any) -> bool:
+    """Whether lists or objects lie in each other deeper than can be stored."""
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [item for one in level for item in _items(one)]
+        if not level:
+            return False
+    return True
+
+
+def _items(value: Any) -> Iterable[Any]:
+    if isinstance(value, Mapping):
+        return value.values()
+    return value if isinstance(value, list | tuple | set | frozenset) else ()
 
 
 def to_jsonable(value: Any) -> Any:

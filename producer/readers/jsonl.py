@@ -12,6 +12,7 @@ import orjson
 
 from textmill.core.jobs import BadRecord, Record
 from textmill.producer.readers.builder import RecordBuilder
+from textmill.producer.readers.jsonable import MAX_DEPTH, TOO_DEEP, is_too_deep
 from textmill.producer.readers.options import SAMPLE_ROWS
 from textmill.producer.readers.streams import ENCODING_HINT, Blocks
 from textmill.producer.readers.wide_integers import keep_wide
@@ -54,10 +55,12 @@ class JsonLinesSource:
                     continue
                 yield _invalid(builder, index, number, line, error)
             else:
-                if type(values) is dict:
-                    yield build(index, number, values)
-                else:
+                if type(values) is not dict:
                     yield _no_object(builder, index, number, values)
+                elif len(line) > 2 * MAX_DEPTH and _is_too_deep(line, values):
+                    yield builder.bad(index, number, "bad_row", TOO_DEEP)
+                else:
+                    yield build(index, number, values)
             index += 1
         return index
 
@@ -80,6 +83,11 @@ def _split(block: bytes) -> io.BytesIO:
     if b"\\u0000" in block:
         block = _ESCAPED_NUL.sub(rb"\1\\ufffd", block)
     return io.BytesIO(keep_wide(block))
+
+
+def _is_too_deep(line: bytes, values: Any) -> bool:
+    """Of most lines the brackets, which are quickly counted, say that they are not."""
+    return line.count(b"[") + line.count(b"{") > MAX_DEPTH and is_too_deep(values)
 
 
 def _invalid(

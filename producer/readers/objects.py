@@ -7,10 +7,10 @@ from itertools import chain, islice
 from typing import Any
 
 from textmill.core.jobs import BadRecord, Record
+from textmill.core.storable import is_utf8, iter_texts
 from textmill.producer.readers.builder import RecordBuilder
-from textmill.producer.readers.jsonable import to_jsonable
+from textmill.producer.readers.jsonable import TOO_DEEP, is_too_deep, to_jsonable
 from textmill.producer.readers.options import SAMPLE_ROWS
-from textmill.producer.readers.streams import is_utf8
 
 
 class ObjectSource:
@@ -43,10 +43,8 @@ class ObjectSource:
         for index, given in enumerate(self._objects, index):  # noqa: B020
             values = self._as_dict(given)
             if values is None:
-                expected = "a mapping" if self._text_column is None else "a string or a mapping"
-                problem = f"it is of type {type(given).__name__}; expected {expected}"
-                yield builder.bad(index, index, "bad_row", problem)
-            elif not all(map(is_utf8, _strings(values))):
+                yield builder.bad(index, index, "bad_row", self._problem(given))
+            elif not all(map(is_utf8, iter_texts(values))):
                 problem = "a string holds half of a surrogate pair, which is not UTF-8"
                 yield builder.bad(index, index, "bad_encoding", problem)
             else:
@@ -54,17 +52,16 @@ class ObjectSource:
         return index + 1
 
     def _as_dict(self, given: object) -> dict[str, Any] | None:
+        if is_too_deep(given):
+            return None
         if isinstance(given, Mapping):
             return {str(key): to_jsonable(value) for key, value in given.items()}
         if isinstance(given, str) and self._text_column is not None:
             return {self._text_column: to_jsonable(given)}
         return None
 
-
-def _strings(value: Any) -> Iterable[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        yield from chain.from_iterable(map(_strings, chain(value, value.values())))
-    elif isinstance(value, list):
-        yield from chain.from_iterable(map(_strings, value))
+    def _problem(self, given: object) -> str:
+        if is_too_deep(given):
+            return TOO_DEEP
+        expected = "a mapping" if self._text_column is None else "a string or a mapping"
+        return f"it is of type {type(given).__name__}; expected {expected}"

@@ -9,10 +9,11 @@ from typing import Any
 
 from textmill.core.errors import InputError
 from textmill.core.jobs import BadRecord, Record
-from textmill.producer.readers.builder import REPLACEMENT, RecordBuilder
+from textmill.core.storable import REPLACEMENT, is_utf8
+from textmill.producer.readers.builder import RecordBuilder
 from textmill.producer.readers.jsonable import to_jsonable
 from textmill.producer.readers.options import SAMPLE_ROWS
-from textmill.producer.readers.streams import STDIN, is_utf8, open_bytes
+from textmill.producer.readers.streams import STDIN, open_bytes
 
 BATCH_ROWS = 1024
 BUFFER_BYTES = 1024 * 1024

@@ -251,12 +251,3 @@ class Lines:
             self.suspect = True
             text = block.decode(errors="surrogateescape")
         return io.StringIO(text, self._newline)
-
-
-def is_utf8(text: str) -> bool:
-    """Whether a text holds no lone surrogate, so that it can be stored."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from textmill.core.errors import InputError
 from textmill.core.jobs import BadRecord, Record
+from textmill.core.storable import is_utf8
 from textmill.producer.readers.builder import RecordBuilder
 from textmill.producer.readers.options import SAMPLE_ROWS, ReadOptions
-from textmill.producer.readers.streams import ENCODING_HINT, Blocks, Lines, is_utf8
+from textmill.producer.readers.streams import ENCODING_HINT, Blocks, Lines
 
 if TYPE_CHECKING:
     from _csv import Reader as CsvReader

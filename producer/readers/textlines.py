@@ -6,9 +6,10 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from itertools import chain, islice
 
 from textmill.core.jobs import BadRecord, Record
+from textmill.core.storable import is_utf8
 from textmill.producer.readers.builder import RecordBuilder
 from textmill.producer.readers.options import SAMPLE_ROWS
-from textmill.producer.readers.streams import ENCODING_HINT, Blocks, Lines, is_utf8
+from textmill.producer.readers.streams import ENCODING_HINT, Blocks, Lines
 
 COLUMN = "text"
 

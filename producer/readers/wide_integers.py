@@ -9,13 +9,13 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 import orjson
 
-from textmill.core.errors import InputError
+from textmill.core.storable import INTEGERS
 
-INTEGERS = range(-(1 << 63), 1 << 64)  # what orjson reads and writes as whole numbers
 LIMIT = float(1 << 63)  # a float below it stands for no such number
 # A search among digits that are all alike takes a nanosecond a byte, a regular expression ten.
 _ZEROS = bytes(ord("0") if byte in b"0123456789" else byte for byte in range(256))
@@ -23,15 +23,10 @@ _RUN = b"0" * 19  # digits of the shortest
 
 
 def digits_if_wide(number: int) -> int | str:
-    """The number, or its digits where it has over 64 bits; raises InputError for one too long."""
+    """The number, or its digits where it has over 64 bits."""
     if number in INTEGERS:
         return number
-    try:
-        return str(number)
-    except ValueError:  # Python writes no more than 4,300 digits
-        raise InputError(
-            f"a whole number of {number.bit_length():,} bits is too long; pass it as a text"
-        ) from None
+    return str(Decimal(number))  # str of an int refuses over 4,300 digits
 
 
 def keep_wide(block: bytes) -> bytes:
@@ -54,7 +49,7 @@ def _keep_in_line(line: bytes) -> bytes:
         values = json.loads(line, parse_int=_integer, parse_float=orjson.loads)
         return orjson.dumps(values) + b"\n"
     except (orjson.JSONDecodeError, orjson.JSONEncodeError, RecursionError):
-        return line  # it is no JSON, or too deep to be stored: said where it is read
+        return line  # it is no JSON, or too deep: said where it is read
 
 
 def _numbers(value: Any) -> Iterator[Any]:

@@ -230,6 +230,12 @@ def exclude(*names: str) -> bool:
     return bool(of_error and of_output)
 
 
+def test_no_row_fulfils_what_is_refused_together() -> None:
+    for pair in filter(lambda pair: exclude(*pair), combinations(CONDITIONS, 2)):
+        _, holds = together(*pair)
+        assert not any(map(holds, FIRST)), pair
+
+
 @pytest.mark.parametrize(
     ("module", "limit"),
     [(sources, "COLLECTED"), (score_order, "SORTED"), (score_order, "MERGED")],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -145,6 +146,28 @@ def test_every_place_that_holds_a_text_is_masked(database: Database) -> None:
     assert found.records == 3
     assert found.masked == {"email": 6, "phone": 3, "card": 2, "iban": 2}
     assert found.ids == 1
+
+
+def schema(mail: str) -> dict[str, Any]:
+    return {"properties": {"n": {"enum": [mail], "maximum": 4111111111111111}}}
+
+
+@pytest.mark.parametrize("batch", ["/v1/chat/completions", None])
+def test_options_that_came_from_a_line_of_a_batch_are_masked(
+    database: Database, batch: str | None
+) -> None:
+    """In a schema texts only: with another number it would be another, or none."""
+    job_id = private_job(database)
+    params = {"stop": [MAIL], "system": f"of {MAIL}", "openai_batch": batch}
+    params |= {"json_schema": json.dumps(schema(MAIL))}
+    put(database, jobs, jobs.c.id == job_id, task="generation", params=params)
+
+    redact_job(database, job_id, Masker(), ASKED)
+
+    after = job_of(database, job_id).params
+    assert json.loads(after["json_schema"]) == schema(MAIL if batch is None else "[EMAIL]")
+    assert after["stop"] == ([MAIL] if batch is None else ["[EMAIL]"])
+    assert after["system"] == params["system"]
 
 
 def test_what_finds_a_row_is_made_again(database: Database) -> None:

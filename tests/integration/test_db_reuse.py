@@ -131,19 +131,23 @@ def test_a_secret_makes_other_keys(database: Database) -> None:
     assert answers(database, job_id, ["text 0"]) == {}
 
 
-def test_a_key_that_two_jobs_have_answers_from_the_one_that_wrote_it_last(
+def test_a_key_that_two_jobs_have_answers_from_the_one_submitted_last(
     database: Database,
 ) -> None:
     first, second = earlier(database), earlier(database)
     assert make_reusable(database, wanted(), secret=None) == 14
     assert count_keys(database) == 5
+    put(database, jobs, jobs.c.id == first, reusable_at=None)  # as a retry does
+    assert make_reusable(database, wanted(), secret=None) == 7
     assert answers(database, first, ["text 2"])["text 2"].job_id == second
-    with database.read() as connection:
-        key = job_scope(get_job(connection, first), "commit-1", None).key(
-            Record(0, "x", {"text": "text 2"})
-        )
-    database.transact(keep_answers, first, {key: 2})
-    assert answers(database, first, ["text 2"])["text 2"].job_id == first
+
+
+def test_an_older_job_that_ends_later_takes_no_key_for_good(database: Database) -> None:
+    older, newer = (make_job(database, (2,), reuse=True) for _ in range(2))
+    run(database, newer, "v1", "ham")
+    run(database, older, "v1", "spam")
+    purge_job(database, older, {})
+    assert label_of(database, newer, "text 1", "v1") == "ham"
 
 
 # -- runs of one job after another ----------------------------------------------------------------
@@ -231,6 +235,25 @@ def test_an_older_job_answers_again_once_that_which_took_its_keys_is_gone(
     purge_job(database, taker, {})
     assert make_reusable(database, wanted(), secret=None) == 7
     assert answers(database, older, ["text 2"])["text 2"].job_id == older
+
+
+@pytest.mark.parametrize("left", ["mail bob@example.com now", "nothing"])
+def test_so_it_does_once_a_row_of_that_one_is_masked(database: Database, left: str) -> None:
+    older, taker = earlier_mails(database), earlier_mails(database)
+    make_reusable(database, wanted(), secret=None)
+    redact_job(database, taker, Masker(), {})
+    assert make_reusable(database, wanted(), secret=None) == 3
+    found = answers(database, older, [left])[left].job_id
+    assert found == (taker if left == "nothing" else older)
+
+
+def test_so_it_does_once_a_record_of_that_one_is_purged(database: Database) -> None:
+    older, taker = earlier_mails(database), earlier_mails(database)
+    make_reusable(database, wanted(), secret=None)
+    purge_one(database, taker)
+    assert make_reusable(database, wanted(), secret=None) == 3
+    text = "mail bob@example.com now"
+    assert answers(database, older, [text])[text].job_id == older
 
 
 def test_the_oldest_job_goes_without_a_look_at_the_others(database: Database) -> None:

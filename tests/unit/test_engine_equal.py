@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import CancelledError
 from dataclasses import replace
-from time import monotonic
 
 import pytest
 
 from textmill.core.errors import RecordError
-from textmill.workers import equal_items
-from textmill.workers.engine import Engine
+from textmill.workers.engine import Engine, Submission
 from textmill.workers.items import Item
+from textmill.workers.scheduler import Run
 
 from ..servers import wait_until
 from . import test_engine
-from .test_engine import PARAMS, FakeRunner, outputs, records, run
+from .test_engine import PARAMS, WAIT, FakeRunner, outputs, records
 
 engine = test_engine.engine
+JOB = Run("a job", kept=True)
+
+
+def submit(engine: Engine, *texts: str, of: Run | None = JOB) -> Submission:
+    return engine.submit(records(*texts), PARAMS, of)
+
+
+def run(engine: Engine, *texts: str) -> list[str | None]:
+    return outputs(submit(engine, *texts))
 
 
 class Secret(str):
@@ -55,9 +64,9 @@ def test_an_item_that_is_on_its_way_is_not_computed_again(
     engine: Engine, runner: KeyedRunner
 ) -> None:
     runner.gate.clear()
-    first = engine.submit(records("a"), PARAMS)
+    first = submit(engine, "a")
     assert runner.forwarding.wait(10)
-    second = engine.submit(records("a a", "b"), PARAMS)
+    second = submit(engine, "a a", "b")
     runner.gate.set()
     assert outputs(first) == ["A"]
     assert outputs(second) == ["A A", "B"]
@@ -68,11 +77,11 @@ def test_those_who_wait_for_a_cancelled_item_get_it_all_the_same(
     engine: Engine, runner: KeyedRunner
 ) -> None:
     runner.gate.clear()
-    running = engine.submit(records("a b"), PARAMS)
+    running = submit(engine, "a b")
     assert runner.forwarding.wait(10)
-    waiting = engine.submit(records("c d"), PARAMS)
-    heir = engine.submit(records("a c e"), PARAMS)
-    other = engine.submit(records("c"), PARAMS)
+    waiting = submit(engine, "c d")
+    heir = submit(engine, "a c e")
+    other = submit(engine, "c")
     running.cancel()
     waiting.cancel()
     runner.gate.set()
@@ -97,21 +106,69 @@ def test_an_error_counts_for_all_who_wait_and_is_tried_again_later(
     assert run(engine, "bad") == ["BAD"]
 
 
+@pytest.mark.parametrize("of", [Run("another", kept=True), None])
+def test_no_other_job_shares_an_item_that_is_on_its_way(
+    engine: Engine, runner: KeyedRunner, of: Run | None
+) -> None:
+    runner.gate.clear()
+    first = submit(engine, "a")
+    assert runner.forwarding.wait(10)
+    second = submit(engine, "a a", of=of)
+    runner.gate.set()
+    assert outputs(first) == ["A"]
+    assert outputs(second) == ["A A"]
+    assert computed(runner) == ["a", "a"]
+
+
+class Remembered:
+    """Which of a runner's raw outputs are still in memory."""
+
+    def __init__(self) -> None:
+        self._left: dict[str, weakref.ref[Secret]] = {}
+
+    def forward(self, items: Sequence[Item]) -> list[Secret]:
+        found = [Secret(item.data.upper()) for item in items]
+        self._left |= {str(one): weakref.ref(one) for one in found}
+        return found
+
+    def wait_until_forgotten(self, *outputs: str) -> None:
+        wait_until(lambda: not any(self._left[one]() for one in outputs), WAIT, what="forgotten")
+
+
 def test_an_engine_without_work_forgets_what_it_computed(
     runner: KeyedRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    left: list[weakref.ref[Secret]] = []
-
-    def forward(items: Sequence[Item]) -> list[Secret]:
-        found = [Secret(item.data.upper()) for item in items]
-        left.extend(weakref.ref(one) for one in found)
-        return found
-
-    monkeypatch.setattr(runner, "forward", forward)
-    monkeypatch.setattr(equal_items.EqualItems.__init__, "__defaults__", (10**6, 0.2, monotonic))
-    engine = Engine(lambda: runner)
+    remembered = Remembered()
+    monkeypatch.setattr(runner, "forward", remembered.forward)
+    engine = Engine(lambda: runner, keep_seconds=0.2)
     try:
         assert run(engine, "a b") == ["A B"]
-        wait_until(lambda: not any(one() for one in left), 10)
+        remembered.wait_until_forgotten("A", "B")
     finally:
+        engine.close()
+
+
+def test_so_does_one_at_work_for_which_nothing_new_comes(
+    runner: KeyedRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remembered, started, last = Remembered(), threading.Event(), threading.Event()
+
+    def forward(items: Sequence[Item]) -> list[Secret]:
+        started.wait(WAIT)
+        if items[0].data == "ccc":
+            last.wait(6 * WAIT)
+        return remembered.forward(items)
+
+    monkeypatch.setattr(runner, "forward", forward)
+    engine = Engine(lambda: runner, keep_seconds=0, max_batch_items=1)
+    try:
+        first, second = submit(engine, "a"), submit(engine, "bb ccc")
+        started.set()
+        assert outputs(first) == ["A"]
+        del first
+        remembered.wait_until_forgotten("A")
+        last.set()
+        assert outputs(second) == ["BB CCC"]
+    finally:
+        last.set()
         engine.close()

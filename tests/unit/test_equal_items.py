@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from typing import Any
 
 import pytest
 
 from textmill.core.errors import RecordError
-from textmill.workers.equal_items import UNKEPT, EqualItems
+from textmill.workers.equal_items import EqualItems
 from textmill.workers.items import Item
-from textmill.workers.scheduler import Entry
+from textmill.workers.scheduler import Entry, Run
 
 
-def entry(key: str | None, owner: str = "a", run: Hashable = "") -> Entry[str]:
-    return Entry(Item(1, None, key=key and key.encode()), owner, run)
+def entry(key: str | None, owner: str = "a", run: str = "", kept: bool = True) -> Entry[str]:
+    return Entry(Item(1, None, key=key and key.encode()), owner, Run(run, kept))
 
 
 @pytest.fixture
@@ -52,22 +51,27 @@ def test_no_run_is_answered_from_what_another_computed(equal: EqualItems[str]) -
 
 
 def test_of_texts_that_are_not_to_be_kept_nothing_stays(equal: EqualItems[str]) -> None:
-    first, second, later = (entry("x", run=UNKEPT) for _ in range(3))
-    assert equal.admit([first, second]) == ([first], 0)
+    first, second, later = (entry("x", kept=False) for _ in range(3))
+    other = entry("x", run="job 2", kept=False)
+    assert equal.admit([first, second, other]) == ([first, other], 0)
     assert equal.settle(first, "row") == [second]
+    assert equal.settle(other, "row") == []
     assert equal.forget_old() is None
     assert equal.admit([later]) == ([later], 0)
 
 
 def test_a_row_is_forgotten_so_long_after_it_was_last_asked_for() -> None:
-    seconds = iter([0.0, 1.0, 9.0, 9.0, 18.0, 19.0, 19.0])
-    equal: EqualItems[str] = EqualItems(keep_seconds=10, clock=lambda: next(seconds))
+    now = 0.0
+    equal: EqualItems[str] = EqualItems(keep_seconds=10, clock=lambda: now)
     first = entry("x")
-    equal.admit([first])  # at 0
-    equal.settle(first, "row")  # at 1
-    assert equal.admit([entry("x")])[1] == 1  # at 9
-    assert equal.forget_old() == 1.0  # at 18
-    assert equal.forget_old() is None  # at 19
+    equal.admit([first])
+    equal.settle(first, "row")
+    now = 9.0
+    assert equal.admit([entry("x")])[1] == 1
+    now = 18.0
+    assert equal.forget_old() == 1.0
+    now = 19.0
+    assert equal.forget_old() is None
     assert equal.admit([entry("x")])[1] == 0
 
 

@@ -8,7 +8,9 @@ import pytest
 
 from textmill.core.errors import InputError
 from textmill.core.jobs import BadRecord, Record
+from textmill.db.payloads import decode_payload, encode_payload
 from textmill.producer.readers import ReadOptions, open_records
+from textmill.producer.readers.jsonable import MAX_DEPTH
 
 
 def write(folder: Path, content: str | bytes, name: str = "in.jsonl") -> Path:
@@ -73,7 +75,20 @@ def test_digits_in_bad_lines_and_deep_ones_change_nothing(tmp_path: Path) -> Non
     digits = "1" * 30
     deep = f'{{"text": "a", "n": {"[" * 400}{digits}{"]" * 400}}}'
     records = read(write(tmp_path, f'{{"text": {digits}\n{deep}\n{digits}\n{GOOD}'), SKIP)
-    assert codes(records) == ["bad_json", "ok", "bad_json", "ok"]
+    assert codes(records) == ["bad_json", "bad_row", "bad_json", "ok"]
+
+
+def test_what_is_nested_too_deep_to_be_stored_is_a_bad_row(tmp_path: Path) -> None:
+    def line(levels: int, opened: str = "[", closed: str = "]") -> str:
+        return f'{{"text": "{"[" * 300}", "n": {opened * levels}1{closed * levels}}}'
+
+    lines = [line(MAX_DEPTH - 1), line(MAX_DEPTH), line(MAX_DEPTH, '{"a":', "}"), line(900)]
+    path = write(tmp_path, "\n".join(lines))
+    with pytest.raises(InputError, match="line 2: it is nested over 200 levels deep"):
+        read(path)
+    records = read(path, SKIP)
+    assert codes(records) == ["ok", "bad_row", "bad_row", "bad_row"]
+    assert list(decode_payload(encode_payload(records[:1]))) == records[:1]
 
 
 def test_empty_lines_are_no_rows_but_count_as_lines(tmp_path: Path) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from textmill.core.errors import InputError
 from textmill.core.jobs import BadRecord, Record
+from textmill.db.payloads import decode_payload, encode_payload
 from textmill.producer.readers import ReadOptions, records_from_objects
+from textmill.producer.readers.jsonable import MAX_DEPTH
 
 SKIP = ReadOptions(skip_bad=True)
 
@@ -69,9 +72,25 @@ def test_extra_values_are_made_fit_for_json() -> None:
     }
 
 
-def test_a_number_that_python_does_not_write_is_refused() -> None:
-    with pytest.raises(InputError, match=r"whole number of 16,610 bits is too long; pass it as"):
-        list(records_from_objects([{"text": "a", "n": 10**5000}], ["text"], ReadOptions()))
+def test_a_number_that_python_does_not_write_is_kept_all_the_same() -> None:
+    (record,) = records_from_objects([{"text": "a", "n": 10**5000 + 7}], ["text"], ReadOptions())
+    assert record.extra == {"n": "1" + 4999 * "0" + "7"}
+
+
+def test_what_is_nested_too_deep_to_be_stored_is_refused_or_skipped() -> None:
+    def nested(levels: int) -> Any:
+        value: Any = 1
+        for _ in range(levels):
+            value = [value]
+        return {"text": "a", "n": value}
+
+    (record,) = records_from_objects([nested(MAX_DEPTH - 1)], ["text"], ReadOptions())
+    assert list(decode_payload(encode_payload([record]))) == [record]
+    given = [nested(MAX_DEPTH), nested(100_000), "b"]
+    with pytest.raises(InputError, match="input, record 0: it is nested over 200 levels deep"):
+        list(records_from_objects(given, ["text"], ReadOptions()))
+    found = list(records_from_objects(given, ["text"], ReadOptions(skip_bad=True)))
+    assert [getattr(one, "code", "ok") for one in found] == ["bad_row", "bad_row", "ok"]
 
 
 def test_an_object_of_another_kind_is_refused_or_skipped() -> None:

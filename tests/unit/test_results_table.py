@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from textmill.producer.terminal import cell_width, fit
+from textmill.producer.terminal import cell_width, fit, table
 
 TABLE = """
 from textmill.db.result_rows import Result
@@ -67,3 +67,8 @@ def test_only_what_does_not_fit_is_shortened_the_longest_first() -> None:
     assert fit(lines, 30) == [["when", "n", "what"], ["2026-01-01", "7", "older than 30…"]]
     assert fit(lines, 20) == [["when", "n", "what"], ["2026-0…", "7", "older…"]]
     assert fit(lines, 3) == [["w…", "n", "w…"], ["2…", "7", "o…"]]
+
+
+def test_a_number_is_at_the_right_however_narrow_its_column() -> None:
+    shown = table(["records", "score"], [["11", "x" * 9]], right="records", columns=10)
+    assert shown.splitlines() == ["rec…  sco…", "  11  xxx…"]

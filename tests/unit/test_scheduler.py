@@ -13,10 +13,13 @@ from textmill.workers.items import Item
 from textmill.workers.scheduler import (
     GOOD_BATCHES_TO_RECOVER,
     Entry,
+    Run,
     Scheduler,
     TokenBudget,
     padded_tokens,
 )
+
+RUN = Run("a job", kept=True)
 
 
 def make_scheduler(max_batch_tokens: int, max_batch_items: int = 4096) -> Scheduler[str]:
@@ -24,7 +27,7 @@ def make_scheduler(max_batch_tokens: int, max_batch_items: int = 4096) -> Schedu
 
 
 def entry(length: int, owner: str = "a", group: Hashable = None) -> Entry[str]:
-    return Entry(Item(length, None, group), owner)
+    return Entry(Item(length, None, group), owner, RUN)
 
 
 def drain(scheduler: Scheduler[str]) -> list[list[Entry[str]]]:

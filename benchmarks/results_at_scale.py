@@ -49,7 +49,7 @@ INDEXES = {index.name: index for index in results.indexes}
 def main() -> None:
     """Write the rows, ask, print."""
     options = _parse_options()
-    with services(options.database, options.server_setting) as settings:
+    with services(options.database) as settings:
         database = Database.open(settings)
         schema.upgrade(database)
         _drop_indexes(database, options.without)
@@ -58,7 +58,6 @@ def main() -> None:
         report: dict[str, Any] = {"database": options.database, "rows": options.rows}
         report |= {"full_text": options.full_text, "index_column": options.index_column}
         report |= {"messages": options.messages, "without": options.without, "curve": curve}
-        report |= {"server_settings": options.server_setting}
         _print_curve(report)
         if not options.no_questions:
             _finish(database, job_id, options.rows)
@@ -135,27 +134,28 @@ def _complete(connection: Connection, job_id: str, outcome: ChunkOutcome) -> Non
 def make_rows(texts: list[str], messages: int, start: int, end: int) -> Iterator[ResultRow]:
     """Rows of a spam filter over so many messages a row, joined: of two, few are equal."""
     draw = random.Random(start)
-    pick, bits = draw.random, draw.getrandbits
+    pick, bits, row = draw.random, draw.getrandbits, ResultRow._make
     count, countries = len(texts), len(COUNTRIES)
     for index in range(start, end):
-        message = " ".join([texts[int(pick() * count)] for _ in range(messages)])
+        message = texts[int(pick() * count)]
+        for _ in range(messages - 1):
+            message += f" {texts[int(pick() * count)]}"
         rare = index % RARE == RARE - 1
         if rare:
             message += " zebra"
         country = "MT" if rare else COUNTRIES[int(pick() * countries)]
-        row = ResultRow(
-            index,
-            f"r{bits(48):x}",
-            message,
-            hash_text(message),
-            extra=f'{{"country":"{country}","page":{index // 7}}}',
-        )
+        label, score, tokens, code, why = None, None, None, None, None
         if index % 100 == 7:
-            code = "rare_error" if index % (100 * RARE) == 7 else "text_too_long"
-            yield row._replace(error_code=code, error_message="600 tokens")
+            code, why = "rare_error" if index % (100 * RARE) == 7 else "text_too_long", "600 tokens"
         else:
             label = "unsure" if rare else ("spam" if pick() < 0.13 else "ham")
-            yield row._replace(label=label, score=pick(), input_tokens=len(message) // 4)
+            score, tokens = pick(), len(message) // 4
+        record_id, text_hash = f"r{bits(48):x}", hash_text(message)
+        extra = f'{{"country":"{country}","page":{index // 7}}}'
+        answer = (label, score, None, None, None)  # without output, vector and detail
+        yield row(
+            (index, record_id, message, text_hash, *answer, code, why, extra, tokens, 0, None)
+        )
 
 
 def ask(database: Database, job_id: str, rows: int) -> list[dict[str, Any]]:
@@ -305,13 +305,6 @@ def _parse_options() -> argparse.Namespace:
     )
     parser.add_argument(
         "--without", nargs="*", default=[], choices=sorted(INDEXES), help="indexes to leave out"
-    )
-    parser.add_argument(
-        "--server-setting",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="of PostgreSQL, which has its defaults otherwise; may be repeated",
     )
     parser.add_argument("--no-questions", action="store_true", help="only the curve")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")

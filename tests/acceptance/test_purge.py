@@ -269,6 +269,20 @@ def test_named_jobs_that_have_ended_go_though_another_has_not(anywhere: Shell) -
     assert None not in _texts(shell, paused)
 
 
+def test_where_no_named_job_can_be_changed_no_file_is_rewritten(anywhere: Shell) -> None:
+    """Though an earlier command had left bytes in them, which was not what was asked for now."""
+    shell = anywhere
+    free, paused = _make(shell, {}, {"run": 1})
+    _pause(shell, paused)
+    assert shell.run("purge", "--job", free, "--no-vacuum").returncode == 0
+    for words in (["purge", "--job", paused], ["redact", paused]):
+        done = shell.run(*words, "--json")
+        assert_user_error(done, f"error: job {paused} is paused and cannot be", code=2)
+        told = json.loads(done.stdout)
+        assert (told["jobs"], told["passed_over"], told["vacuumed"]) == ([], [paused], False)
+    assert shell.json("purge", "--job", free)["vacuumed"] is True
+
+
 def _pause(shell: Shell, job_id: str) -> None:
     database = shell.database()
     put_job(database, job_id, JobStatus.PAUSED)

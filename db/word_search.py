@@ -14,9 +14,11 @@ SQLITE_PAGE = text(
     "SELECT rowid FROM result_words WHERE result_words MATCH :query "
     "AND rowid BETWEEN :first AND :last ORDER BY rowid LIMIT :limit"
 )
+# By the index of words alone: a prepared statement is planned for any words and any rows, and so
+# would go through the primary key.
 POSTGRESQL_PAGE = text(
     "SELECT row_id FROM result_words WHERE words @@ CAST(:query AS tsquery) "
-    "AND row_id BETWEEN :first AND :last ORDER BY row_id LIMIT :limit"
+    "AND row_id + 0 BETWEEN :first AND :last ORDER BY row_id + 0 LIMIT :limit"
 )
 # Row by row: the other way round an index would give all rows of a word first.
 SQLITE_AMONG = text(

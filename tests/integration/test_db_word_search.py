@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -31,7 +32,7 @@ from textmill.db.indexing import (
 )
 from textmill.db.results import ResultRow
 from textmill.db.session import Database
-from textmill.db.word_search import find_words
+from textmill.db.word_search import POSTGRESQL_PAGE, find_words
 
 from ..builders import at_once, job_of, make_job, with_tables
 from ..entries import empty_words, read_words
@@ -266,6 +267,27 @@ def test_a_page_costs_few_questions_however_far_its_rows_lie(
         assert questions("rare", after=5_000_000, end=10_000_000, limit=100) <= 4
     finally:
         event.remove(database.engine, "before_cursor_execute", note)
+
+
+def test_a_prepared_question_goes_by_the_words_too(databases: dict[str, Database]) -> None:
+    """As psycopg prepares a statement after five times, and PostgreSQL plans it for any values."""
+    database = databases["postgresql"]
+    with database.write() as connection:
+        empty_words(connection)
+    write(database, 1, [ResultRow(n, f"r{n}", "common") for n in range(3000)])
+    statement = re.sub(r":(query|first|last|limit)", _as_parameter, POSTGRESQL_PAGE.text)
+    with database.write() as connection:
+        connection.exec_driver_sql("ANALYZE result_words")
+        connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        plan = connection.exec_driver_sql(f"EXPLAIN (GENERIC_PLAN) {statement}").scalars().all()
+    (index,) = re.findall(
+        r"Scan (?:using|on) (\w+)", " ".join(plan).replace(" on result_words", "")
+    )
+    assert index == "ix_result_words"
+
+
+def _as_parameter(found: re.Match[str]) -> str:
+    return f"${('query', 'first', 'last', 'limit').index(found[1]) + 1}"
 
 
 def test_the_last_row_a_job_can_have_is_not_the_next_jobs_first(database: Database) -> None:

@@ -237,24 +237,57 @@ def _read(
     least, most, index = _bounds(wanted, after)
     values: dict[str, Any] = {"job": job.id, "least": least, "most": most, "index": index}
     values |= {"size": size}
-    parts = []
-    for number, head in enumerate(heads):
-        parts.append(
-            f"SELECT * FROM (SELECT {number}, score, record_index "
-            f"FROM {BY_SCORE.table(connection)} WHERE {BY_SCORE.block} = {head.block} "
-            f"AND job_id = :job AND {has_label(head.label, f'label{number}')} "
-            "AND score >= :least AND score <= :most "
-            "AND NOT (score = :most AND record_index <= :index) "
-            f"ORDER BY score DESC, record_index LIMIT :size) AS of{number}"
-        )
-        if head.label is not None:
-            values[f"label{number}"] = head.label
+    each = _each_for_itself if is_sqlite(connection) else _each_in_a_loop
     pages: dict[Head, list[Place]] = {head: [] for head in heads}
-    for number, score, at in connection.execute(text(" UNION ALL ".join(parts)), values):
-        pages[heads[number]].append((score, at))
+    for query, own in each(heads):
+        for number, score, at in connection.execute(text(query), {**values, **own}):
+            pages[heads[number]].append((score, at))
     for page in pages.values():
         page.sort(key=_rank)  # each was in order; of all together nothing is promised
     return pages
+
+
+LEFT = (
+    "score >= :least AND score <= :most AND NOT (score = :most AND record_index <= :index) "
+    "ORDER BY score DESC, record_index LIMIT :size"
+)
+
+
+def _each_for_itself(heads: Sequence[Head]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """For SQLite, which knows no LATERAL, and plans any statement at once."""
+    parts, labels = [], {}
+    for number, head in enumerate(heads):
+        parts.append(
+            f"SELECT * FROM (SELECT {number}, score, record_index "
+            f"FROM results INDEXED BY {BY_SCORE.name} WHERE {BY_SCORE.block} = {head.block} "
+            f"AND job_id = :job AND {has_label(head.label, f'label{number}')} AND {LEFT})"
+        )
+        if head.label is not None:
+            labels[f"label{number}"] = head.label
+    yield " UNION ALL ".join(parts), labels
+
+
+def _each_in_a_loop(heads: Sequence[Head]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """For PostgreSQL, whose planner takes longer for many parts than the reading."""
+    for condition, chosen in (
+        ("label = head.label", [at for at, head in enumerate(heads) if head.label is not None]),
+        ("label IS NULL", [at for at, head in enumerate(heads) if head.label is None]),
+    ):
+        if chosen:
+            yield (
+                (
+                    "SELECT head.number, one.score, one.record_index FROM unnest(CAST(:numbers AS "
+                    "int[]), CAST(:blocks AS bigint[]), CAST(:labels AS text[])) "
+                    "AS head(number, block, label) CROSS JOIN LATERAL (SELECT score, record_index "
+                    f"FROM results WHERE {BY_SCORE.block} = head.block AND job_id = :job "
+                    f"AND {condition} AND {LEFT}) AS one"
+                ),
+                {
+                    "numbers": chosen,
+                    "blocks": [heads[at].block for at in chosen],
+                    "labels": [heads[at].label for at in chosen],
+                },
+            )
 
 
 def _sorted_by_database(

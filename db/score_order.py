@@ -33,7 +33,7 @@ from textmill.db.sources import (
 SORTED = 10_000  # rows that are sorted, at most
 PLACES, CLOSE = 8, 32  # where, and how many rows of a condition tell how many there are of all
 FEWEST_OPENED, MOST_OPENED = 16, 64  # streams that are opened at once, by the size of a page
-MOST_ROWS = 256  # of a stream that are read at once
+FEWEST_ROWS, MOST_ROWS = 8, 256  # of a stream that are read at once
 
 Place = tuple[float, int]  # a score and a record's index
 
@@ -88,17 +88,19 @@ def _few(database: Database, job: Row[Any], wanted: ResultFilter) -> list[Place]
 def _seem_many(connection: Connection, source: Source, most: int, total: int) -> bool:
     """Whether its records are far more, as told by how close they lie at some places of the job.
 
-    In the middle of each part: a sorted input may begin with the few that there are.
+    In the middle of each part: a sorted input may begin with the few that there are. Where they are
+    far more, CLOSE of them lie within ``looked_at`` rows.
     """
-    part = total // PLACES
-    if part == 0:
+    part, far_more = total // PLACES, 4 * max(most, 1)
+    looked_at = min(part, total * CLOSE // far_more)
+    if looked_at == 0:
         return False
     expected = 0.0
     for place in range(part // 2, total, part):
-        found = source.find(connection, place, place + part, CLOSE)
-        if len(found) == CLOSE:
-            expected += part * CLOSE / (found[-1] - place)
-    return expected > 4 * most
+        found = source.find(connection, place, place + looked_at, CLOSE)
+        among = found[-1] - place if len(found) == CLOSE else looked_at
+        expected += part * len(found) / among
+    return expected > far_more
 
 
 def _merged(
@@ -114,7 +116,9 @@ def _merged(
         yield from _sorted_by_database(database, job, wanted, after, page_rows)
         return
     heads.sort(key=lambda head: _rank(head.first), reverse=True)
-    first_rows = min(page_rows, MOST_ROWS)
+    # Each has its share of a page, as scores lie in no order; one that has more is read on.
+    share = page_rows // max(1, len(heads))
+    first_rows = min(max(share, FEWEST_ROWS), page_rows, MOST_ROWS)
     at_once = min(MOST_OPENED, max(FEWEST_OPENED, page_rows // 2))
     opened: list[tuple[tuple[float, int], Iterator[Place]]] = []
     while heads or opened:

@@ -47,7 +47,9 @@ def find_words(
     if connection.dialect.name == "sqlite":
         rows = _page(connection, SQLITE_PAGE, fts5_query(search), first, last, limit)
     else:
-        rows = _block_by_block(connection, tsquery(search), first, last, limit)
+        # Of a prefix all rows are collected for each question: it begins with more blocks.
+        least = 1 if _has_prefix(search) else 0
+        rows = _block_by_block(connection, tsquery(search), first, last, limit, least)
     return [row - base for row in rows]
 
 
@@ -74,7 +76,7 @@ def _page(
 
 
 def _block_by_block(
-    connection: Connection, query: str, first: int, last: int, limit: int
+    connection: Connection, query: str, first: int, last: int, limit: int, least: int
 ) -> list[int]:
     """Ask for blocks that grow as long as little is found in them.
 
@@ -83,7 +85,7 @@ def _block_by_block(
     reach to the next border of a larger one.
     """
     found: list[int] = []
-    step = 0
+    step = least
     while first <= last and len(found) < limit:
         until, blocks = _blocks(step, first, last)
         among = f"{query} & ({' | '.join(blocks)})"
@@ -91,7 +93,7 @@ def _block_by_block(
         found += page
         first = until + 1
         many = len(page) * 4 >= limit  # a few more blocks of this size will do
-        step = 0 if many else min(step + 1, len(BLOCK_BITS))
+        step = least if many else min(step + 1, len(BLOCK_BITS))
     return found
 
 

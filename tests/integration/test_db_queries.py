@@ -112,6 +112,7 @@ def found(filled: tuple[Database, Row[Any]], page_rows: int = 100, **wanted: Any
         ({"order": "score", "limit": 4}, [0, 2, 7, 1]),
         ({"order": "score", "label": "ham"}, [7, 1, 3]),
         ({"order": "score", "label": "ad"}, [0, 3]),
+        ({"order": "score", "search": "free", "limit": 0}, []),
     ],
 )
 def test_each_filter_gives_its_rows_in_order(

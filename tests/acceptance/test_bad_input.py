@@ -122,7 +122,7 @@ def test_a_hub_model_that_is_not_here_and_cannot_be_fetched(shell: Shell) -> Non
 
 @pytest.mark.parametrize(
     "model",
-    ["a b", "org/na me", "ü/x", "a..b", "a--b", "org/x.git", "a b/c/d.gguf", "a\x01b", "a\udcffb"],
+    ["a b", "org/na me", "ü/x", "a..b", "a--b", "org/x.git", "a b/c/d.gguf", "a\x01b"],
 )
 def test_a_model_that_is_no_path_and_cannot_be_on_the_hub(
     shell: Shell, refusals: Refusals, model: str
@@ -130,6 +130,11 @@ def test_a_model_that_is_no_path_and_cannot_be_on_the_hub(
     texts = shell.write("texts.txt", "a\n")
     neither = "is neither a folder on this machine nor a name on the hub; expected a folder, or ORG"
     refusals.check([texts, "--model", model], neither)
+
+
+def test_a_model_that_is_not_utf8(shell: Shell, refusals: Refusals) -> None:
+    words = [shell.write("texts.txt", "a\n"), "--model", "a\udcffb"]
+    refusals.check(words, r"model is 'a\udcffb'; expected text, without NUL")
 
 
 def test_options_of_a_task_that_are_not_utf8(shell: Shell, refusals: Refusals) -> None:

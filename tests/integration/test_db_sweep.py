@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from sqlalchemy import select, text, update
+from sqlalchemy import literal, select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from textmill.core.broker import Publisher, queue_lengths
@@ -14,8 +14,9 @@ from textmill.core.errors import ServiceUnavailableError
 from textmill.core.jobs import JobStatus, Priority
 from textmill.core.messages import ChunkMessage, queue_name
 from textmill.core.settings import Settings, load_settings
+from textmill.db import sweep
 from textmill.db.chunks import still_ours
-from textmill.db.clock import now
+from textmill.db.clock import now, read_clock
 from textmill.db.jobs import pause_job
 from textmill.db.models import chunks, jobs, sweeps, workers
 from textmill.db.session import Database
@@ -136,15 +137,17 @@ def test_waiting_chunks_of_an_ended_job_take_its_status(database: Database) -> N
     assert statuses(database, cancelled) == ["cancelled"]
 
 
-def aged(database: Database, seconds: float, dispatches: int = 1) -> str:
-    """A job whose one chunk was dispatched so long ago, so many times."""
+def aged(
+    database: Database, seconds: float, dispatches: int = 1, moment: float | None = None
+) -> str:
+    """A job whose one chunk was dispatched so long ago, or before a moment, so many times."""
     job_id = make_job(database)
     dispatch(database, job_id)
     put(
         database,
         chunks,
         chunks.c.job_id == job_id,
-        dispatched_at=now() - seconds,
+        dispatched_at=(now() if moment is None else moment) - seconds,
         dispatches=dispatches,
     )
     return job_id
@@ -168,9 +171,17 @@ def aged(database: Database, seconds: float, dispatches: int = 1) -> str:
     ],
 )
 def test_a_message_is_repeated_after_a_grace_in_an_empty_queue_else_ever_more_rarely(
-    database: Database, seconds: float, dispatches: int, idle: set[tuple[str, str]], again: bool
+    database: Database,
+    seconds: float,
+    dispatches: int,
+    idle: set[tuple[str, str]],
+    again: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    aged(database, seconds, dispatches)
+    with database.read() as connection:
+        moment = read_clock(connection)
+    monkeypatch.setattr(sweep, "now", lambda: literal(moment))  # a second may pass meanwhile
+    aged(database, seconds, dispatches, moment)
     before = snapshot(database)
     report = repair(database, idle_queues=idle, grace_seconds=GRACE)
     assert report.republished == len(report.messages) == again

@@ -81,10 +81,9 @@ class Masker:
                 if isinstance(inner, dict | list):
                     container[place] = inner.copy()
                     containers.append(container[place])
-                else:
-                    if numbers or isinstance(inner, str):
-                        container[place], found = self._mask_value(inner)
-                        counts += found
+                elif numbers or isinstance(inner, str):
+                    container[place], found = self._mask_value(inner)
+                    counts += found
         return root[0], counts
 
     def _mask_value(self, value: Any) -> tuple[Any, Counter[str]]:

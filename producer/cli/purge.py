@@ -84,8 +84,7 @@ def purge(
         passed.tell()
         done = _do(steps, passed, dry_run=dry_run, yes=yes)
         records = sum(done.values())
-        meant = not dry_run and (steps or not passed.errors)
-        gone = bool(meant) and rid_files(context, wanted=vacuum)
+        gone = not (dry_run or passed.are_all(steps)) and rid_files(context, wanted=vacuum)
         if json:
             jobs = [{"id": job_id, "records": count} for job_id, count in done.items()]
             told: dict[str, Any] = {"jobs": jobs, "records": records}

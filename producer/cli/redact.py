@@ -86,8 +86,7 @@ def redact(
         if rows and not dry_run:
             confirm(f"mask what is found in {plural(len(rows), 'job')}, for good?", yes=yes)
         done = _run(context, rows, masker, asked, dry_run, passed)
-        meant = not dry_run and (done or not passed.errors)
-        gone = bool(meant) and rid_files(context, wanted=vacuum)
+        gone = not (dry_run or passed.are_all(done)) and rid_files(context, wanted=vacuum)
         if json:
             about = {"passed_over": list(passed.errors), "not_ended": unended}
             emit_json(_as_dict(done, dry_run, gone) | about)

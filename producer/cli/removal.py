@@ -4,7 +4,7 @@ the files afterwards."""
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import typer
@@ -70,7 +70,7 @@ def counting(doing: str) -> Iterator[Counter]:
 
 
 class PassedOver:
-    """Jobs that cannot be changed now: the others are, and the files are rewritten all the same."""
+    """Jobs that cannot be changed now: the others are, and the files are rewritten for these."""
 
     def __init__(self, *, named: bool) -> None:
         """``named``: a person did, so that each is an error."""
@@ -85,6 +85,13 @@ class PassedOver:
             yield
         except (JobConflictError, PurgedJobError) as error:
             self.errors[job_id] = error
+
+    def are_all(self, changed: Sequence[object]) -> bool:
+        """Whether a person named no other job, so that the files are not meant either.
+
+        By age they are: an earlier command may have been killed before it had rewritten them.
+        """
+        return self._named and bool(self.errors) and not changed
 
     def tell(self) -> None:
         """Say which and why, of those of which it was not said yet."""

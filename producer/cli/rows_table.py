@@ -13,13 +13,14 @@ LONGEST = 1000  # of a cell, whatever the width
 
 def print_rows(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print them all; what does not fit is shortened, the longest cells first."""
+    headers = [shorten(name, LONGEST) for name in columns]  # a name may hold anything
     cells = [[_cell(value) for value in row] for row in rows]
     numbers = {
         name
-        for at, name in enumerate(columns)
+        for at, name in enumerate(headers)
         if all(isinstance(row[at], int | float | None) for row in rows)
     }
-    tell(table(columns, cells, right=numbers, columns=terminal_columns(), least=MIN_WIDTH))
+    tell(table(headers, cells, right=numbers, columns=terminal_columns(), least=MIN_WIDTH))
 
 
 def _cell(value: Any) -> str:

@@ -283,6 +283,16 @@ def test_where_no_named_job_can_be_changed_no_file_is_rewritten(anywhere: Shell)
     assert shell.json("purge", "--job", free)["vacuumed"] is True
 
 
+def test_by_age_files_are_rewritten_though_the_only_job_left_is_passed_over(
+    anywhere: Shell, held_and_free: tuple[str, str]
+) -> None:
+    """As the next night's command does where the last one's was killed before it had."""
+    shell, (held, free) = anywhere, held_and_free
+    assert shell.run("purge", "--job", free, "--no-vacuum").returncode == 0
+    told = shell.json("purge", "--older-than", "30d")
+    assert (told["jobs"], told["passed_over"], told["vacuumed"]) == ([], [held], True)
+
+
 def _pause(shell: Shell, job_id: str) -> None:
     database = shell.database()
     put_job(database, job_id, JobStatus.PAUSED)

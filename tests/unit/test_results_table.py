@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from textmill.producer.cli.rows_table import print_rows
 from textmill.producer.terminal import cell_width, fit, table
 
 TABLE = """
@@ -67,6 +68,11 @@ def test_only_what_does_not_fit_is_shortened_the_longest_first() -> None:
     assert fit(lines, 30) == [["when", "n", "what"], ["2026-01-01", "7", "older than 30…"]]
     assert fit(lines, 20) == [["when", "n", "what"], ["2026-0…", "7", "older…"]]
     assert fit(lines, 3) == [["w…", "n", "w…"], ["2…", "7", "o…"]]
+
+
+def test_a_column_of_ones_own_may_be_called_anything(capsys: pytest.CaptureFixture[str]) -> None:
+    print_rows(["a\nb", "c"], [["x\ny", 7]])
+    assert capsys.readouterr().out.splitlines() == ["a b  c", "x y  7"]
 
 
 def test_a_number_is_at_the_right_however_narrow_its_column() -> None:

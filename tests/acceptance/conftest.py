@@ -18,8 +18,8 @@ from textmill.core import embedded
 from textmill.core.settings import load_settings
 from textmill.db.models import metadata
 from textmill.db.session import Database
-from textmill.producer.cli.main import main
 
+from ..in_process import run_main
 from ..servers import PostgresServer, ValkeyServer, die_with_parent, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -225,17 +225,9 @@ class Refusals:
         monkeypatch.syspath_prepend(ROOT / "tests" / "plugins")
         monkeypatch.chdir(shell.folder)
 
-    def submit(self, *words: str | Path) -> tuple[object, str, str]:
+    def submit(self, *words: str | Path) -> tuple[int, str, str]:
         """Exit code, stdout and stderr."""
-        self._monkeypatch.setattr(sys, "argv", ["textmill", "submit", *map(str, words)])
-        self._capsys.readouterr()
-        code: object = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code or 0
-        out, err = self._capsys.readouterr()
-        return code, out, err
+        return run_main(self._monkeypatch, self._capsys, "submit", *words)
 
     def check(self, words: Sequence[str | Path], *parts: str) -> None:
         """One line that holds every part, exit code 2, and nothing in the database."""

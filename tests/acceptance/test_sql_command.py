@@ -16,8 +16,7 @@ import psutil
 import psycopg
 import pytest
 
-from textmill.producer.cli.main import main
-
+from ..in_process import run_main
 from ..servers import wait_until
 from .conftest import FAKE, TEXTMILL, Shell, assert_user_error
 from .disks import DiskShell
@@ -47,15 +46,8 @@ def sql(filled: Shell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     monkeypatch.chdir(filled.folder)
 
     def run(*words: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        monkeypatch.setattr(sys, "argv", ["textmill", "sql", *map(str, words)])
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        return subprocess.CompletedProcess(words, code, *capsys.readouterr())
+        return subprocess.CompletedProcess(words, *run_main(monkeypatch, capsys, "sql", *words))
 
     return run
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,10 @@ import pytest
 
 from textmill.db.results import ResultRow, to_json
 from textmill.db.schema import upgrade
-from textmill.producer.cli.main import main
 
 from ..builders import open_database
 from ..filled import filled_job
+from ..in_process import run_main
 
 COLUMNS = ["a", "a=b", "a=b=c", "", "=", "plain"]
 Run = Callable[..., tuple[int, str, str]]
@@ -54,15 +53,7 @@ def results(
     monkeypatch.chdir(tmp_path)
 
     def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["textmill", "results", job[1], *words])
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
+        return run_main(monkeypatch, capsys, "results", job[1], *words)
 
     return run
 
